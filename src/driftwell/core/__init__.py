@@ -1,0 +1,1 @@
+"""Core: state trees, results and status, errors, keyed noise, paper cards. Imports torch only."""
