@@ -1,0 +1,1 @@
+"""Claims about Langevin machines and the random networks behind them."""
