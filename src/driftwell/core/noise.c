@@ -34,19 +34,24 @@ static void fill(filler *fill_piece, size_t size, const int64_t *chains, int64_t
     }
 }
 
-/* the next block of words in the order of elements, and how many of them are wanted */
+/* two blocks go together */
+#define WORDS (2 * BLOCK)
+
+/* the next words in the order of elements, and how many of them are wanted */
 INLINE int64_t next_words(const piece *p, int64_t done, uint32_t *word) {
-    u32v even, odd, pair[2];
-    words_of(p->s, p->chain, p->first + (uint32_t)(done / 4), &even, &odd);
-    INTERLEAVE(even, odd, pair[0], pair[1]);
-    memcpy(word, pair, sizeof pair);
-    return p->count - done < BLOCK ? p->count - done : BLOCK;
+    const uint32_t chain[2] = {p->chain, p->chain}, at = p->first + (uint32_t)(done / 4);
+    const uint32_t first[2] = {at, at + BLOCK / 4};
+    u32v even[2], odd[2], ordered[4];
+    words_of(p->s, chain, first, even, odd);
+    PAIR(INTERLEAVE(even[i], odd[i], ordered[2 * i], ordered[2 * i + 1]));
+    memcpy(word, ordered, sizeof ordered);
+    return p->count - done < WORDS ? p->count - done : WORDS;
 }
 
 static void fill_words(const piece *p, void *out) {
     int64_t *to = out;
-    for (int64_t done = 0; done < p->count; done += BLOCK) {
-        uint32_t word[BLOCK];
+    for (int64_t done = 0; done < p->count; done += WORDS) {
+        uint32_t word[WORDS];
         const int64_t wanted = next_words(p, done, word);
         for (int64_t i = 0; i < wanted; i++) to[done + i] = word[i];
     }
@@ -54,8 +59,8 @@ static void fill_words(const piece *p, void *out) {
 
 static void fill_uniform_f32(const piece *p, void *out) {
     float *to = out;
-    for (int64_t done = 0; done < p->count; done += BLOCK) {
-        uint32_t word[BLOCK];
+    for (int64_t done = 0; done < p->count; done += WORDS) {
+        uint32_t word[WORDS];
         const int64_t wanted = next_words(p, done, word);
         for (int64_t i = 0; i < wanted; i++)
             to[done + i] = ((float)(int32_t)(word[i] >> 9) + 0.5f) * 0x1p-23f;
@@ -64,25 +69,20 @@ static void fill_uniform_f32(const piece *p, void *out) {
 
 static void fill_uniform_f64(const piece *p, void *out) {
     double *to = out;
-    for (int64_t done = 0; done < p->count; done += BLOCK) {
-        uint32_t word[BLOCK];
+    for (int64_t done = 0; done < p->count; done += WORDS) {
+        uint32_t word[WORDS];
         const int64_t wanted = next_words(p, done, word);
         for (int64_t i = 0; i < wanted; i++) to[done + i] = ((double)word[i] + 0.5) * 0x1p-32;
     }
 }
 
 static void fill_normal_f32(const piece *p, void *out) {
-    float *to = out;
-    int64_t done = 0;
-    f32v n[2];
-    for (; done + BLOCK <= p->count; done += BLOCK) {
-        normals_of(p->s, p->chain, p->first + (uint32_t)(done / 4), &n[0], &n[1]);
-        store(to + done, n[0]);
-        store(to + done + LANES32, n[1]);
-    }
-    if (done < p->count) {
-        normals_of(p->s, p->chain, p->first + (uint32_t)(done / 4), &n[0], &n[1]);
-        memcpy(to + done, n, (size_t)(p->count - done) * sizeof(float));
+    const int64_t whole = p->count / WORDS * WORDS;
+    float *to = out, last[WORDS];
+    fill_normals(p->s, p->chain, 4 * (int64_t)p->first, whole, to);
+    if (whole < p->count) {
+        fill_normals(p->s, p->chain, 4 * (int64_t)p->first + whole, WORDS, last);
+        memcpy(to + whole, last, (size_t)(p->count - whole) * sizeof(float));
     }
 }
 
@@ -134,16 +134,16 @@ INLINE void turn_f64(uint32_t w, double *cosine, double *sine) {
 
 static void fill_normal_f64(const piece *p, void *out) {
     double *to = out;
-    for (int64_t done = 0; done < p->count; done += BLOCK) {
-        uint32_t word[BLOCK];
-        double n[BLOCK];
+    for (int64_t done = 0; done < p->count; done += WORDS) {
+        uint32_t word[WORDS];
+        double n[WORDS];
         const int64_t wanted = next_words(p, done, word);
-        for (int i = 0; i < LANES32; i++) {
+        for (int i = 0; i < WORDS; i += 2) {
             double cosine, sine;
-            const double radius = radius_f64(word[2 * i]);
-            turn_f64(word[2 * i + 1], &cosine, &sine);
-            n[2 * i] = radius * cosine;
-            n[2 * i + 1] = radius * sine;
+            const double radius = radius_f64(word[i]);
+            turn_f64(word[i + 1], &cosine, &sine);
+            n[i] = radius * cosine;
+            n[i + 1] = radius * sine;
         }
         memcpy(to + done, n, (size_t)wanted * sizeof(double));
     }

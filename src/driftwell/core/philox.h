@@ -109,88 +109,105 @@ INLINE stream open_stream(uint64_t seed, uint32_t step, uint32_t tag) {
     return s;
 }
 
-/* Words of counters first, first + 1, ...: `even` holds words 0 and 2 of each, `odd` 1 and 3. */
-INLINE void words_of(const stream *s, uint32_t chain, uint32_t first, u32v *even, u32v *odd) {
+/* Two blocks go side by side: alone, one would wait for its own results most of the time. */
+#define PAIR(statement)                                                                          \
+    do {                                                                                         \
+        _Pragma("GCC unroll 2") for (int i = 0; i < 2; i++) { statement; }                       \
+    } while (0)
+
+/* Words of counters first[i], first[i] + 1, ... of chain[i], i = 0, 1: `even` holds words 0 and 2
+ * of each counter, `odd` words 1 and 3. */
+INLINE void words_of(const stream *s, const uint32_t *chain, const uint32_t *first, u32v *even,
+                     u32v *odd) {
     const uint32_t M0 = 0xD2511F53u, M1 = 0xCD9E8D57u;
-    u64v c0;
-    for (int i = 0; i < LANES64; i++) c0[i] = i;
-    c0 += first;
+    u64v lanes, c0[2], c1[2], c2[2], c3[2], p0[2], p2[2];
+    for (int i = 0; i < LANES64; i++) lanes[i] = i;
     /* one 32-bit word in each 64-bit lane; the high halves are rubbish that `product` ignores.
      * In round 0 words 1, 2, 3 are the same in every lane, so are words 0 and 1 in round 1 */
     const uint64_t q2 = (uint64_t)s->step * M1;
-    u64v p0 = product(c0, M0);
-    const uint32_t w0 = (uint32_t)(q2 >> 32) ^ chain ^ s->k0[0], w1 = (uint32_t)q2;
-    u64v c2 = (p0 >> 32) ^ (uint64_t)(s->tag ^ s->k1[0]), c3 = p0;
-    const uint64_t q0 = (uint64_t)w0 * M0;
-    u64v p2 = product(c2, M1);
-    c0 = (p2 >> 32) ^ (uint64_t)(w1 ^ s->k0[1]);
-    u64v c1 = p2;
-    c2 = c3 ^ (uint64_t)((uint32_t)(q0 >> 32) ^ s->k1[1]);
-    c3 = (u64v){0} + (uint64_t)(uint32_t)q0;
-    for (int i = 2; i < 10; i++) {
-        p0 = product(c0, M0);
-        p2 = product(c2, M1);
-        c0 = (p2 >> 32) ^ c1 ^ (uint64_t)s->k0[i];
-        c1 = p2;
-        c2 = (p0 >> 32) ^ c3 ^ (uint64_t)s->k1[i];
-        c3 = p0;
+    uint64_t q0[2];
+    PAIR(q0[i] = (uint64_t)((uint32_t)(q2 >> 32) ^ chain[i] ^ s->k0[0]) * M0);
+    PAIR(c3[i] = product(lanes + first[i], M0));
+    PAIR(c2[i] = (c3[i] >> 32) ^ (uint64_t)(s->tag ^ s->k1[0]));
+    PAIR(c1[i] = product(c2[i], M1));
+    PAIR(c0[i] = (c1[i] >> 32) ^ (uint64_t)((uint32_t)q2 ^ s->k0[1]));
+    PAIR(c2[i] = c3[i] ^ (uint64_t)((uint32_t)(q0[i] >> 32) ^ s->k1[1]));
+    PAIR(c3[i] = (u64v){0} + (uint64_t)(uint32_t)q0[i]);
+    for (int round = 2; round < 10; round++) {
+        const uint64_t k0 = s->k0[round], k1 = s->k1[round];
+        PAIR(p2[i] = product(c2[i], M1));
+        PAIR(p0[i] = product(c0[i], M0));
+        PAIR(c0[i] = (p2[i] >> 32) ^ c1[i] ^ k0);
+        PAIR(c2[i] = (p0[i] >> 32) ^ c3[i] ^ k1);
+        PAIR(c1[i] = p2[i]);
+        PAIR(c3[i] = p0[i]);
     }
-    *even = low_halves(c0, c2);
-    *odd = low_halves(c1, c3);
+    PAIR(even[i] = low_halves(c0[i], c2[i]));
+    PAIR(odd[i] = low_halves(c1[i], c3[i]));
 }
 
 /* sqrt(-2 ln u), u = (w + 1/2) 2^-32. Near u = 1 it is 1 - u that is held exactly. */
-INLINE f32v radius_of(u32v w) {
-    const i32v high = (i32v)w >> 31; /* u >= 1/2 */
-    const f32v v =
-        (__builtin_convertvector((i32v)w ^ high, f32v) + 0.5f) * 0x1p-32f; /* u or 1 - u */
-    const f32v y = choose(high, 1.0f - v, v);
-    /* y = 2^k m, sqrt(1/2) <= m < sqrt(2) */
-    const i32v k = ((i32v)y - 0x3f3504f3) >> 23;
-    const f32v m = (f32v)((i32v)y - (k << 23));
-    const f32v f = choose(high & (k == 0), -v, m - 1.0f);
-    f32v p = splat(8.787265491e-02f); /* (ln(1 + f) - f) / f^2, relative error of ln 6e-8 */
-    p = p * f - 1.415964701e-01f;
-    p = p * f + 1.483478684e-01f;
-    p = p * f - 1.658848853e-01f;
-    p = p * f + 1.997204971e-01f;
-    p = p * f - 2.500114768e-01f;
-    p = p * f + 3.333367061e-01f;
-    p = p * f - 4.999999713e-01f;
-    const f32v log1p_f = p * (f * f) + f;
-    const f32v ln_u = __builtin_convertvector(k, f32v) * 0.69314718056f + log1p_f;
-    return square_root(ln_u * -2.0f);
+INLINE void radius_of(const u32v *w, f32v *radius) {
+    i32v high[2], k[2];
+    f32v v[2], y[2], f[2], p[2];
+    PAIR(high[i] = (i32v)w[i] >> 31); /* u >= 1/2 */
+    PAIR(v[i] = (__builtin_convertvector((i32v)w[i] ^ high[i], f32v) + 0.5f) * 0x1p-32f);
+    PAIR(y[i] = choose(high[i], 1.0f - v[i], v[i])); /* v is u or 1 - u, y is u */
+    /* u = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2) */
+    PAIR(k[i] = ((i32v)y[i] - 0x3f3504f3) >> 23);
+    PAIR(f[i] = (f32v)((i32v)y[i] - (k[i] << 23)) - 1.0f);
+    PAIR(f[i] = choose(high[i] & (k[i] == 0), -v[i], f[i]));
+    /* (ln(1 + f) - f) / f^2 as a polynomial: relative error of ln(1 + f) 6e-8 */
+    static const float c[] = {-1.415964701e-01f, 1.483478684e-01f,  -1.658848853e-01f,
+                              1.997204971e-01f,  -2.500114768e-01f, 3.333367061e-01f,
+                              -4.999999713e-01f};
+    PAIR(p[i] = splat(8.787265491e-02f));
+    for (int j = 0; j < 7; j++) PAIR(p[i] = p[i] * f[i] + c[j]);
+    PAIR(f[i] = p[i] * (f[i] * f[i]) + f[i]);
+    PAIR(f[i] = __builtin_convertvector(k[i], f32v) * 0.69314718056f + f[i]);
+    PAIR(radius[i] = square_root(f[i] * -2.0f));
 }
 
 /* cos and sin of 2 pi (w + 1/2) 2^-32. The nearest quarter turn is split off in integers. */
-INLINE void turn_of(u32v w, f32v *cosine, f32v *sine) {
-    const u32v quarter = (w + 0x20000000u) >> 30;
-    const f32v a = (__builtin_convertvector((i32v)(w - (quarter << 30)), f32v) + 0.5f) *
-                   1.46291807927e-09f; /* 2 pi 2^-32 */
-    const f32v z = a * a;
-    f32v s = splat(-1.958789088e-04f);
-    s = s * z + 8.332748271e-03f;
-    s = s * z - 1.666666466e-01f;
-    s = s * (z * a) + a;
-    f32v c = splat(2.454794209e-05f);
-    c = c * z - 1.388830304e-03f;
-    c = c * z + 4.166666466e-02f;
-    c = c * (z * z) + (z * -0.5f + 1.0f);
-    const i32v odd = -(i32v)(quarter & 1);
-    const u32v sign_c = ((quarter + 1) & 2) << 30, sign_s = (quarter & 2) << 30;
-    *cosine = (f32v)((u32v)choose(odd, s, c) ^ sign_c);
-    *sine = (f32v)((u32v)choose(odd, c, s) ^ sign_s);
+INLINE void turn_of(const u32v *w, f32v *cosine, f32v *sine) {
+    u32v quarter[2];
+    f32v a[2], z[2], s[2], c[2];
+    PAIR(quarter[i] = (w[i] + 0x20000000u) >> 30);
+    PAIR(a[i] = __builtin_convertvector((i32v)(w[i] - (quarter[i] << 30)), f32v));
+    PAIR(a[i] = (a[i] + 0.5f) * 1.46291807927e-09f); /* 2 pi 2^-32 */
+    PAIR(z[i] = a[i] * a[i]);
+    PAIR(s[i] = -1.958789088e-04f * z[i] + 8.332748271e-03f);
+    PAIR(c[i] = 2.454794209e-05f * z[i] - 1.388830304e-03f);
+    PAIR(s[i] = s[i] * z[i] - 1.666666466e-01f);
+    PAIR(c[i] = c[i] * z[i] + 4.166666466e-02f);
+    PAIR(s[i] = s[i] * (z[i] * a[i]) + a[i]);
+    PAIR(c[i] = c[i] * (z[i] * z[i]) + (z[i] * -0.5f + 1.0f));
+    PAIR(const i32v odd = -(i32v)(quarter[i] & 1);
+         cosine[i] = (f32v)((u32v)choose(odd, s[i], c[i]) ^ ((quarter[i] + 1) & 2) << 30);
+         sine[i] = (f32v)((u32v)choose(odd, c[i], s[i]) ^ (quarter[i] & 2) << 30));
 }
 
-/* BLOCK normals of one chain, elements 4 * first, 4 * first + 1, ... */
-INLINE void normals_of(const stream *s, uint32_t chain, uint32_t first, f32v *low, f32v *up) {
-    u32v even, odd;
-    f32v cosine, sine;
-    words_of(s, chain, first, &even, &odd);
-    const f32v radius = radius_of(even);
-    turn_of(odd, &cosine, &sine);
-    const f32v a = radius * cosine, b = radius * sine;
-    INTERLEAVE(a, b, (*low), (*up));
+/* Two blocks of normals: elements 4 first[i], ... of chain[i] into out[2 i] and out[2 i + 1]. */
+INLINE void normals_of(const stream *s, const uint32_t *chain, const uint32_t *first, f32v *out) {
+    u32v even[2], odd[2];
+    f32v radius[2], cosine[2], sine[2];
+    words_of(s, chain, first, even, odd);
+    radius_of(even, radius);
+    turn_of(odd, cosine, sine);
+    PAIR(cosine[i] *= radius[i]; sine[i] *= radius[i]);
+    PAIR(INTERLEAVE(cosine[i], sine[i], out[2 * i], out[2 * i + 1]));
+}
+
+/* `count` normals of one chain from element `at` on; writes whole pairs of blocks. */
+INLINE void fill_normals(const stream *s, uint32_t chain, int64_t at, int64_t count, float *out) {
+    const uint32_t both[2] = {chain, chain};
+    for (int64_t done = 0; done < count; done += 2 * BLOCK) {
+        const uint32_t from = (uint32_t)((at + done) / 4), first[2] = {from, from + BLOCK / 4};
+        f32v n[4];
+        normals_of(s, both, first, n);
+        PAIR(store(out + done + 2 * i * LANES32, n[2 * i]);
+             store(out + done + (2 * i + 1) * LANES32, n[2 * i + 1]));
+    }
 }
 
 #endif

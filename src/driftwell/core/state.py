@@ -5,7 +5,7 @@ Every function here is per sample: it never mixes rows of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
@@ -31,16 +31,7 @@ def leaves(z: State) -> list[Tensor]:
 
 def rebuild(like: State, new_leaves: Sequence[Tensor]) -> State:
     """Tree with the structure of `like` and the given leaves."""
-    remaining = iter(new_leaves)
-
-    def build(branch: State) -> State:
-        if isinstance(branch, Tensor):
-            return next(remaining)
-        if isinstance(branch, dict):
-            return {key: build(value) for key, value in branch.items()}
-        return tuple(build(value) for value in branch)
-
-    return build(like)
+    return _build(like, iter(new_leaves))
 
 
 def tree_map(function: Callable[..., Tensor], z: State, *others: State) -> State:
@@ -178,6 +169,16 @@ def is_finite(z: State) -> Tensor:
 
 def _widen(u: Tensor) -> Tensor:
     return u.float() if u.dtype in (torch.float16, torch.bfloat16) else u
+
+
+def _build(branch: State, remaining: Iterator[Tensor]) -> State:
+    # A module-level function: a recursive closure would be a reference cycle that keeps the
+    # leaves alive until Python collects garbage.
+    if isinstance(branch, Tensor):
+        return next(remaining)
+    if isinstance(branch, dict):
+        return {key: _build(value, remaining) for key, value in branch.items()}
+    return tuple(_build(value, remaining) for value in branch)
 
 
 def _real(u: Tensor) -> Tensor:

@@ -27,9 +27,10 @@ typedef struct {
 
 /* BLOCK consecutive numbers of one chain, at any address */
 typedef struct {
-    float *x, *phi, *e, *xi;
-    void *product;    /* h, then g */
-    uint16_t *narrow; /* phi, then e, as bfloat16: what is multiplied if `half` */
+    float *x, *phi, *e;
+    const float *xi, *next; /* noise of step n, of step n + 1; "em" has the first only */
+    void *product;          /* h, then g */
+    uint16_t *narrow;       /* phi, then e, as bfloat16: what is multiplied if `half` */
     const uint8_t *free;
 } cells;
 
@@ -73,17 +74,12 @@ INLINE stream noise_of(const machine *m, int64_t step) {
     return open_stream(m->seed, (uint32_t)step, tag);
 }
 
-/* phi = tanh(x), and the noise that the first step shares with none before it */
-INLINE void enter_cells(const machine *m, int half, int64_t at, uint32_t chain,
-                        const stream *noise, cells c) {
-    f32v xi[2] = {{0}, {0}};
-    if (m->scheme == LEIMKUHLER_MATTHEWS)
-        normals_of(noise, chain, (uint32_t)(at / 4), &xi[0], &xi[1]);
+/* phi = tanh(x) */
+INLINE void enter_cells(int half, cells c) {
     for (int i = 0; i < BLOCK; i += LANES32) {
         const f32v phi = tanh_of(load(c.x + i));
         store(c.phi + i, phi);
         if (half) store_narrow(c.narrow + i, phi);
-        if (m->scheme == LEIMKUHLER_MATTHEWS) store(c.xi + i, xi[i / LANES32]);
     }
 }
 
@@ -97,24 +93,18 @@ INLINE void residual_cells(const machine *m, int half, int64_t at, cells c) {
     }
 }
 
-/* x <- x + a ((1 - phi^2) g - e) + c r xi, clamped neurons excepted; phi = tanh(x).
- * `noise` is that of step n + 1 ("lm") or n ("em"). */
-INLINE void update_cells(const machine *m, int half, int64_t at, uint32_t chain, float heat,
-                         const stream *noise, cells c) {
-    f32v next[2] = {{0}, {0}};
-    if (m->scheme != NO_NOISE)
-        normals_of(noise, chain, (uint32_t)(at / 4), &next[0], &next[1]);
+/* x <- x + a ((1 - phi^2) g - e) + c r xi, clamped neurons excepted; phi = tanh(x) */
+INLINE void update_cells(const machine *m, int half, int64_t at, float heat, cells c) {
     for (int i = 0; i < BLOCK; i += LANES32) {
-        f32v xi = next[i / LANES32];
-        if (m->scheme == LEIMKUHLER_MATTHEWS) {
-            xi = (load(c.xi + i) + next[i / LANES32]) * 0.5f;
-            store(c.xi + i, next[i / LANES32]);
-        }
         const f32v x = load(c.x + i), phi = load(c.phi + i), e = load(c.e + i);
-        const f32v force =
-            m->onsager ? (1.0f - phi * phi) * load_product(c.product, i, half) - e : -e;
-        f32v y = x + load(m->drift + at + i) * force;
-        if (m->scheme != NO_NOISE) y += load(m->noise + at + i) * heat * xi;
+        f32v y = -e;
+        if (m->onsager) y = (1.0f - phi * phi) * load_product(c.product, i, half) - e;
+        y = x + load(m->drift + at + i) * y;
+        if (m->scheme != NO_NOISE) {
+            f32v xi = load(c.xi + i);
+            if (m->scheme == LEIMKUHLER_MATTHEWS) xi = (xi + load(c.next + i)) * 0.5f;
+            y += load(m->noise + at + i) * heat * xi;
+        }
         if (c.free != NULL) {
             i32v moves;
             for (int lane = 0; lane < LANES32; lane++) moves[lane] = -(c.free[i + lane] != 0);

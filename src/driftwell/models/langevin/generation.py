@@ -8,11 +8,24 @@ import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
+from driftwell.data import AtanhScaling, PlainScaling, Transform
 from driftwell.models.langevin.machine import NeuralLangevinMachine
 from driftwell.models.langevin.presets import Recipe
 from driftwell.sampling import Descent, sample
 
 Progress = Callable[[int, int], None]
+
+
+def build_transform(recipe: Recipe, images: Tensor) -> Transform:
+    """The recipe's transform between images in [0, 1] and visible states.
+
+    Args:
+        recipe: its `scaling` and `clip` decide.
+        images: the training images, (n, height, width), for transforms that are fitted.
+    """
+    if recipe.scaling == "atanh":
+        return AtanhScaling(recipe.clip)
+    return PlainScaling(-1.0, 1.0)
 
 
 def generate(

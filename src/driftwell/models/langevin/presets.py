@@ -13,6 +13,7 @@ FREE_PHASES = ("pcd", "rdm", "one-chain", "none")
 SCALINGS = ("atanh", "plain", "raw")
 OPTIMIZERS = ("adam", "sgd")
 SAMPLERS = ("langevin", "unadjusted")
+DECAYS = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Recipe:
         updates: length of a whole training.
         data_limit: how many images are used (first in file order), 0 for all.
         sample_steps: Langevin steps from noise when images are generated.
+        hidden: hidden neurons beside the visible ones.
+        clamped_steps: Langevin steps of the hidden neurons given a datum, per update.
+        label_scale: amplitude a of label neurons (+a for the class, -a for others), 0 for none.
+        decay: ``"constant"`` or ``"cosine"``, the learning rate over `updates`.
+        monitor_every: updates between comparisons of persistent with fresh chains, 0 for never.
     """
 
     free_phase: str = "pcd"
@@ -69,6 +75,11 @@ class Recipe:
     updates: int = 120_000
     data_limit: int = 10_000
     sample_steps: int = 10_000
+    hidden: int = 0
+    clamped_steps: int = 0
+    label_scale: float = 0.0
+    decay: str = "constant"
+    monitor_every: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -76,6 +87,7 @@ class Recipe:
             ("scaling", SCALINGS),
             ("optimizer", OPTIMIZERS),
             ("sampler", SAMPLERS),
+            ("decay", DECAYS),
         ):
             if getattr(self, name) not in choices:
                 raise InvalidInput(
@@ -85,7 +97,10 @@ class Recipe:
         for name in ("langevin_steps", "chains", "batch", "every", "updates", "sample_steps"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("bare_steps", "burn_in", "data_limit", "weight_decay", "shrink", "gain"):
+        for name in (
+            "bare_steps", "burn_in", "data_limit", "weight_decay", "shrink", "gain", "hidden",
+            "clamped_steps", "label_scale", "monitor_every",
+        ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise InvalidInput(
                     f"recipe: {name} must not be negative, got {getattr(self, name)}"
@@ -105,6 +120,11 @@ class Recipe:
             )
         if self.free_phase == "one-chain" and self.chains != 1:
             raise InvalidInput(f"recipe: one-chain means chains=1, got {self.chains}")
+        if bool(self.hidden) != bool(self.clamped_steps):
+            raise InvalidInput(
+                "recipe: hidden neurons and clamped_steps come together, got "
+                f"{self.hidden} and {self.clamped_steps}"
+            )
         check_temperature(self.temperature)
 
     def make_sampler(self) -> Langevin | UnadjustedLangevin:

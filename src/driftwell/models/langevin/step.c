@@ -15,10 +15,13 @@
 #define TILE 4
 #endif
 
+/* fewer numbers than this are not worth waking a thread for */
+#define ALONE 4096
+
 /* TILE chains in zero-padded buffers, (TILE, stride) each; rows after the last chain are dropped */
 typedef struct {
     int64_t stride;
-    float *x, *phi, *e, *xi;
+    float *x, *phi, *e, *xi, *next;
     uint8_t *free;
     uint32_t chain[TILE];
     float heat[TILE];
@@ -26,11 +29,18 @@ typedef struct {
 } tile;
 
 /* panels of BLOCK columns, zero-padded: (panel, j, column) of J^T, or of J if `transpose` */
-static void pack(const float *J, int64_t n, int transpose, float *packed) {
-    for (int64_t panel = 0; panel < n; panel += BLOCK)
-        for (int64_t j = 0; j < n; j++)
-            for (int64_t i = panel; i < panel + BLOCK; i++)
-                *packed++ = i >= n ? 0.0f : transpose ? J[j * n + i] : J[i * n + j];
+static void pack(const float *J, int64_t n, int transpose, int threads, float *packed) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t panel = 0; panel < n; panel += BLOCK) {
+        const int64_t wide = n - panel < BLOCK ? n - panel : BLOCK;
+        float *to = packed + panel * n;
+        for (int64_t j = 0; j < n; j++, to += BLOCK) {
+            const float *from = transpose ? J + j * n + panel : J + panel * n + j;
+            const int64_t stride = transpose ? 1 : n;
+            for (int64_t i = 0; i < wide; i++) to[i] = from[i * stride];
+            for (int64_t i = wide; i < BLOCK; i++) to[i] = 0.0f;
+        }
+    }
 }
 
 /* out[r] = sum_j rows[r][j] packed[j], BLOCK columns, or their lower half unless `wide` */
@@ -63,37 +73,44 @@ INLINE void multiply_panel(int count, int64_t n, int64_t at, const float *rows, 
 
 INLINE cells cells_of(tile *t, int r, int64_t at) {
     const int64_t k = r * t->stride + at;
-    return (cells){t->x + k,  t->phi + k, t->e + k, t->xi + k, t->product + r * BLOCK,
-                   NULL,      t->free == NULL ? NULL : t->free + k};
+    return (cells){t->x + k,    t->phi + k, t->e + k, t->xi + k,
+                   t->next + k, t->product + r * BLOCK, NULL,
+                   t->free == NULL ? NULL : t->free + k};
+}
+
+INLINE void draw(int count, const machine *m, int64_t step, const tile *t, float *out) {
+    const stream noise = noise_of(m, step);
+    for (int r = 0; r < count; r++)
+        fill_normals(&noise, t->chain[r], 0, m->n, out + r * t->stride);
 }
 
 INLINE void steps_of(int count, const machine *m, const float *forward, const float *backward,
                      int64_t first_step, int64_t steps, tile *t) {
+    if (m->scheme == LEIMKUHLER_MATTHEWS) draw(count, m, first_step, t, t->xi);
     for (int64_t step = first_step; step < first_step + steps; step++) {
         for (int64_t at = 0; at < m->n; at += BLOCK) {
             multiply_panel(count, m->n, at, t->phi, t->stride, forward, t->product);
             for (int r = 0; r < count; r++) residual_cells(m, 0, at, cells_of(t, r, at));
         }
-        const stream noise = noise_of(m, step + (m->scheme == LEIMKUHLER_MATTHEWS));
+        if (m->scheme == LEIMKUHLER_MATTHEWS) draw(count, m, step + 1, t, t->next);
+        else if (m->scheme == EULER_MARUYAMA) draw(count, m, step, t, t->xi);
         for (int64_t at = 0; at < m->n; at += BLOCK) {
             if (m->onsager) multiply_panel(count, m->n, at, t->e, t->stride, backward, t->product);
-            for (int r = 0; r < count; r++)
-                update_cells(m, 0, at, t->chain[r], t->heat[r], &noise, cells_of(t, r, at));
+            for (int r = 0; r < count; r++) update_cells(m, 0, at, t->heat[r], cells_of(t, r, at));
         }
+        float *used = t->xi;
+        if (m->scheme == LEIMKUHLER_MATTHEWS) t->xi = t->next, t->next = used;
     }
 }
 
-static void enter(const machine *m, const float *x, int64_t row, int count, int64_t first_step,
-                  tile *t) {
-    const stream noise = noise_of(m, first_step);
+static void enter(const machine *m, const float *x, int64_t row, int count, tile *t) {
     for (int r = 0; r < count; r++) {
         const int64_t from = row + r, to = r * t->stride;
         t->chain[r] = (uint32_t)m->chains[from];
         t->heat[r] = m->heat[from];
         memcpy(t->x + to, x + from * m->n, (size_t)m->n * sizeof(float));
         if (t->free != NULL) memcpy(t->free + to, m->free + from * m->free_stride, (size_t)m->n);
-        for (int64_t at = 0; at < m->n; at += BLOCK)
-            enter_cells(m, 0, at, t->chain[r], &noise, cells_of(t, r, at));
+        for (int64_t at = 0; at < m->n; at += BLOCK) enter_cells(0, cells_of(t, r, at));
     }
 }
 
@@ -101,13 +118,14 @@ static void enter(const machine *m, const float *x, int64_t row, int count, int6
 static int run_tile(const machine *m, const float *forward, const float *backward, const float *x,
                     int64_t row, int count, int64_t first_step, int64_t steps, float *x_new) {
     /* one block more than needed, so that rows do not compete for the same lines of the cache */
-    const int64_t stride = (m->n + BLOCK - 1) / BLOCK * BLOCK + BLOCK, size = TILE * stride;
-    float *memory = calloc((size_t)size * 5, sizeof(float));
+    const int64_t pairs = (m->n + 2 * BLOCK - 1) / (2 * BLOCK);
+    const int64_t stride = pairs * 2 * BLOCK + BLOCK, size = TILE * stride;
+    float *memory = calloc((size_t)size * 6, sizeof(float));
     if (memory == NULL) return 1;
     tile t = {.stride = stride, .x = memory, .phi = memory + size, .e = memory + 2 * size,
-              .xi = memory + 3 * size};
-    if (m->free != NULL) t.free = (uint8_t *)(memory + 4 * size);
-    enter(m, x, row, count, first_step, &t);
+              .xi = memory + 3 * size, .next = memory + 4 * size};
+    if (m->free != NULL) t.free = (uint8_t *)(memory + 5 * size);
+    enter(m, x, row, count, &t);
     /* constant counts, so that the sums of `multiply` stay in registers */
     if (count == 1) steps_of(1, m, forward, backward, first_step, steps, &t);
     else if (count <= TILE / 2) steps_of(TILE / 2, m, forward, backward, first_step, steps, &t);
@@ -122,17 +140,21 @@ static int run_tile(const machine *m, const float *forward, const float *backwar
 int driftwell_langevin_loop(const machine *m, const float *J, const float *x, int64_t first_step,
                             int64_t steps, float *x_new) {
     const int64_t n = m->n, width = (n + BLOCK - 1) / BLOCK * BLOCK;
-    const int64_t tiles = (m->rows + TILE - 1) / TILE;
+    /* smaller tiles where chains are few, so that every thread has some; the same numbers */
+    const int64_t share = m->rows / m->threads;
+    const int64_t size = share >= TILE ? TILE : share > 1 ? TILE / 2 : 1;
+    const int64_t tiles = (m->rows + size - 1) / size;
+    const int packers = n * n < ALONE ? 1 : m->threads;
     float *packed = aligned_alloc(VECTOR_BYTES, (size_t)(2 * n * width) * sizeof(float));
     if (packed == NULL) return 1;
     float *backward = packed + n * width;
-    pack(J, n, 0, packed);
-    pack(J, n, 1, backward);
+    pack(J, n, 0, packers, packed);
+    pack(J, n, 1, packers, backward);
     int failed = 0;
 #pragma omp parallel for num_threads(m->threads) schedule(dynamic) reduction(| : failed)
     for (int64_t i = 0; i < tiles; i++) {
-        const int64_t row = i * TILE, left = m->rows - row;
-        failed |= run_tile(m, packed, backward, x, row, (int)(left < TILE ? left : TILE),
+        const int64_t row = i * size, left = m->rows - row;
+        failed |= run_tile(m, packed, backward, x, row, (int)(left < size ? left : size),
                            first_step, steps, x_new);
     }
     free(packed);
@@ -143,9 +165,6 @@ int driftwell_langevin_loop(const machine *m, const float *J, const float *x, in
 
 enum { ENTER = 0, RESIDUAL = 1, UPDATE = 2 };
 
-/* fewer numbers than this are not worth waking a thread for */
-#define ALONE 4096
-
 /* the same as cells, over whole (rows, n) buffers; mirrored by kernels.py */
 typedef struct {
     float *x, *phi, *e, *xi;
@@ -153,56 +172,64 @@ typedef struct {
     uint16_t *narrow;
 } buffers;
 
-INLINE void visit(const machine *m, int what, int half, int64_t row, int64_t at,
-                  const stream *noise, cells c) {
-    const uint32_t chain = (uint32_t)m->chains[row];
-    if (what == ENTER) enter_cells(m, half, at, chain, noise, c);
+INLINE void visit(const machine *m, int what, int half, int64_t at, float heat, cells c) {
+    if (what == ENTER) enter_cells(half, c);
     else if (what == RESIDUAL) residual_cells(m, half, at, c);
-    else update_cells(m, half, at, chain, m->heat[row], noise, c);
+    else update_cells(m, half, at, heat, c);
 }
 
 INLINE void copy(void *to, const void *from, int64_t count, size_t size) {
     if (to != NULL && from != NULL) memcpy(to, from, (size_t)count * size);
 }
 
-INLINE void copy_cells(cells to, cells from, int64_t count, int half) {
-    copy(to.x, from.x, count, sizeof(float));
-    copy(to.phi, from.phi, count, sizeof(float));
-    copy(to.e, from.e, count, sizeof(float));
-    copy(to.xi, from.xi, count, sizeof(float));
-    copy(to.product, from.product, count, half ? sizeof(uint16_t) : sizeof(float));
-    copy(to.narrow, from.narrow, count, sizeof(uint16_t));
+/* The end of a row, shorter than BLOCK, by way of a padded copy. */
+INLINE void visit_end(const machine *m, int what, int half, int64_t at, float heat, cells c) {
+    const size_t product_size = half ? sizeof(uint16_t) : sizeof(float);
+    const int64_t count = m->n - at;
+    float x[BLOCK] = {0}, phi[BLOCK] = {0}, e[BLOCK] = {0}, product[BLOCK] = {0};
+    uint16_t narrow[BLOCK] = {0};
+    uint8_t moves[BLOCK] = {0};
+    copy(x, c.x, count, sizeof(float));
+    copy(phi, c.phi, count, sizeof(float));
+    copy(e, c.e, count, sizeof(float));
+    copy(product, c.product, count, product_size);
+    copy(moves, c.free, count, 1);
+    const cells padded = {x,       phi,    e, c.xi, c.next,
+                          product, narrow, c.free == NULL ? NULL : moves};
+    visit(m, what, half, at, heat, padded);
+    copy(c.x, x, count, sizeof(float));
+    copy(c.phi, phi, count, sizeof(float));
+    copy(c.e, e, count, sizeof(float));
+    copy(c.narrow, narrow, count, sizeof(uint16_t));
 }
 
 INLINE void pass_row(const machine *m, int what, int half, int64_t row, const stream *noise,
                      const buffers *b) {
+    const size_t product_size = half ? sizeof(uint16_t) : sizeof(float);
     const int64_t n = m->n;
-    const uint8_t *free = m->free == NULL ? NULL : m->free + row * m->free_stride;
+    const int keeps = m->scheme == LEIMKUHLER_MATTHEWS;
+    /* noise of two blocks: of this step, and of the next if the scheme looks ahead */
+    float here[2 * BLOCK] = {0}, ahead[2 * BLOCK] = {0};
     for (int64_t at = 0; at < n; at += BLOCK) {
-        const int64_t k = row * n + at;
-        const size_t product_size = half ? sizeof(uint16_t) : sizeof(float);
-        cells c = {b->x + k, b->phi + k, b->e + k, NULL, NULL, NULL, NULL};
-        if (b->xi != NULL) c.xi = b->xi + k;
+        const int64_t k = row * n + at, in_pair = at % (2 * BLOCK);
+        if (in_pair == 0 && what != RESIDUAL && m->scheme != NO_NOISE) {
+            const int64_t count = n - at < 2 * BLOCK ? n - at : 2 * BLOCK;
+            float *drawn = keeps && what == UPDATE ? ahead : here;
+            if (keeps && what == UPDATE) copy(here, b->xi + k, count, sizeof(float));
+            fill_normals(noise, (uint32_t)m->chains[row], at, 2 * BLOCK, drawn);
+            if (keeps) copy(b->xi + k, drawn, count, sizeof(float));
+        }
+        cells c = {b->x + k, b->phi + k, b->e + k, here + in_pair, ahead + in_pair,
+                   NULL,     NULL,       NULL};
         if (b->product != NULL) c.product = (char *)b->product + (size_t)k * product_size;
         if (b->narrow != NULL) c.narrow = b->narrow + k;
-        if (free != NULL) c.free = free + at;
-        if (n - at >= BLOCK) {
-            visit(m, what, half, row, at, noise, c);
-        } else { /* the end of a row, by way of a padded copy */
-            float room[5][BLOCK] = {{0}};
-            uint16_t narrow[BLOCK] = {0};
-            uint8_t moves[BLOCK] = {0};
-            copy(moves, c.free, n - at, 1);
-            const cells padded = {room[0], room[1], room[2], room[3], room[4], narrow,
-                                  free == NULL ? NULL : moves};
-            copy_cells(padded, c, n - at, half);
-            visit(m, what, half, row, at, noise, padded);
-            copy_cells(c, padded, n - at, half);
-        }
+        if (m->free != NULL) c.free = m->free + row * m->free_stride + at;
+        if (n - at >= BLOCK) visit(m, what, half, at, m->heat[row], c);
+        else visit_end(m, what, half, at, m->heat[row], c);
     }
 }
 
-/* step: whose noise is drawn; only ENTER (first step) and UPDATE look at it */
+/* step: whose noise is drawn, in ENTER (the first step, "lm") and UPDATE (the next one if "lm") */
 void driftwell_langevin_pass(const machine *m, int what, int half, int64_t step,
                              const buffers *b) {
     const int threads = m->rows * m->n < ALONE ? 1 : m->threads;

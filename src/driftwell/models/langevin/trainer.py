@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -12,10 +14,39 @@ from driftwell.core.noise import Purpose, normal, permutation
 from driftwell.core.world import World
 from driftwell.models.langevin.kernels import langevin_steps
 from driftwell.models.langevin.machine import NeuralLangevinMachine
+from driftwell.models.langevin.monitor import ChainGap, chain_gap
 from driftwell.models.langevin.presets import Recipe
 from driftwell.sampling.step_size import largest_curvature
 
 SAFETY = 0.5
+STEP_EVERY = 100
+CLAMPED_CHAINS = 2**31  # chain ids of the clamped phase: datum i is chain CLAMPED_CHAINS + i
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """Which neurons of a machine are what: visible first, then label, then hidden ones.
+
+    Args:
+        visible: neurons that hold the datum.
+        labels: neurons that hold its class.
+        hidden: the others.
+    """
+
+    visible: int
+    labels: int = 0
+    hidden: int = 0
+
+    @property
+    def n(self) -> int:
+        """All neurons."""
+        return self.visible + self.labels + self.hidden
+
+    @property
+    def known(self) -> int:
+        """Visible and label neurons."""
+        return self.visible + self.labels
 
 
 @final
@@ -26,37 +57,49 @@ class MachineTrainer:
     goes on from `tensors()` is bit for bit the run that did not stop. Chains and data are split
     over the processes of `world`; the gradient is summed over them.
 
+    With hidden neurons the clamped phase is a few Langevin steps of them with the datum held;
+    each datum keeps its hidden state from one visit to the next.
+
     Args:
         recipe: the settings.
-        states: training data as states, (n_data, N).
+        states: training data as states, (n_data, visible).
         seed: of start couplings, chains, noise and data order.
+        labels: class index of each datum, int64 (n_data,), needed with `recipe.label_scale`.
         world: processes the chains are split over.
 
     Raises:
-        InvalidInput: no data, NaN in it, or a batch larger than the data set.
+        InvalidInput: no data, NaN in it, labels that are missing, more processes than chains.
     """
 
     def __init__(
-        self, recipe: Recipe, states: Tensor, seed: int, world: World | None = None
+        self,
+        recipe: Recipe,
+        states: Tensor,
+        seed: int,
+        labels: Tensor | None = None,
+        world: World | None = None,
     ) -> None:
-        if states.ndim != 2 or len(states) == 0:
+        _check_states(states)
+        self.recipe, self.seed, self.world = recipe, seed, world or World()
+        if self.world.size > recipe.chains:
             raise InvalidInput(
-                f"training data must be (n, N) with n >= 1, got {tuple(states.shape)}"
+                f"{recipe.chains} chains cannot be split over {self.world.size} processes"
             )
-        if not bool(torch.isfinite(states).all()):
-            raise InvalidInput("training data hold NaN or infinite entries; clean them first")
-        self.recipe, self.states, self.seed = recipe, states, seed
-        self.world = world or World()
+        self.states, classes = _with_labels(recipe, states, labels)
+        self.layout = Layout(states.shape[1], classes, recipe.hidden)
         self.batch = min(recipe.batch, len(states))
-        n = states.shape[1]
         self.machine = NeuralLangevinMachine(
-            n, recipe.temperature, recipe.bias, recipe.gain, recipe.zero_diagonal, seed,
-            states.dtype,
+            self.layout.n, recipe.temperature, recipe.bias, recipe.gain, recipe.zero_diagonal,
+            seed, states.dtype,
         ).to(states.device)  # fmt: skip
         self.optimizer = self._optimizer()
         mine = self.world.slice(recipe.chains)
-        self.first_chain = mine.start
-        self.chains = self.machine.initial_state(mine.stop - mine.start, seed, mine.start)
+        self.ids = torch.arange(mine.start, mine.stop, device=states.device)
+        self.chains = self._noise(self.ids, 0, self.layout.n)
+        rows = torch.arange(len(states), device=states.device) + CLAMPED_CHAINS
+        self.hidden = self._noise(rows, 0, recipe.hidden) if recipe.hidden else None
+        self.dt = recipe.step_size
+        self.gaps: list[ChainGap] = []
 
     def _optimizer(self) -> torch.optim.Optimizer:
         m, r = self.machine, self.recipe
@@ -67,6 +110,8 @@ class MachineTrainer:
             return torch.optim.Adam(groups, lr=r.learning_rate)
         return torch.optim.SGD(groups, lr=r.learning_rate)
 
+    # ------------------------------------------------------------------ one update
+
     def update(self, index: int) -> dict[str, float]:
         """One parameter update: clamped phase, free phase, local rule.
 
@@ -74,113 +119,138 @@ class MachineTrainer:
             ``gradient`` (mean square entry of J's gradient, the paper's monitor),
             ``energy_data`` and ``energy_model`` (mean energy per neuron).
         """
-        data = self._batch(index)
-        model = self._free_phase(index)
-        m, world = self.machine, self.world
-        data_J, data_b, data_E = self._means(data, self.batch)
-        total = model.shape[0] if world.size == 1 else self._model_count()
-        model_J, model_b, model_E = self._means(model, total)
-        if self.recipe.free_phase == "none":
-            model_J, model_b = torch.zeros_like(data_J), torch.zeros_like(data_b)
-            data_J, data_b = data_J * self.batch, data_b * self.batch  # a sum over patterns
+        r, m = self.recipe, self.machine
+        self._find_step(index)
+        data = self._clamped_phase(index)
+        data_J, data_b, data_E = self._means(data)
+        if r.free_phase == "none":  # the patterns' summed energy is minimised, nothing contrasts
+            model_J, model_b, model_E = torch.zeros_like(data_J), torch.zeros_like(data_b), data_E
+            data_J, data_b = data_J * self.batch, data_b * self.batch
+        else:
+            model_J, model_b, model_E = self._means(self._free_phase(index))
         gradient = m.write_gradient(data_J, data_b, model_J, model_b)
+        self._set_rate(index)
         self.optimizer.step()
-        if self.recipe.shrink:
+        if r.shrink:
             with torch.no_grad():
-                m.J.mul_(1.0 - self.recipe.shrink)
+                m.J.mul_(1.0 - r.shrink)
+        if r.monitor_every and (index + 1) % r.monitor_every == 0:
+            self._compare_with_fresh(index + 1)
         return {
             "gradient": gradient,
             "energy_data": float(data_E) / m.n,
             "energy_model": float(model_E) / m.n,
         }
 
-    def _means(self, x: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _means(self, x: Tensor) -> tuple[Tensor, ...]:
         J, b = self.machine.correlations(x)
         with torch.no_grad():
             energy = self.machine.energy(x).mean()
-        if self.world.size == 1:
-            return J, b, energy
-        share = len(x) / total
-        J, b, energy = self.world.sum(J * share, b * share, energy * share)
-        return J, b, energy
+        return self.world.mean(J, b, energy, rows=len(x))
 
-    def _model_count(self) -> int:
+    def _set_rate(self, index: int) -> None:
         r = self.recipe
-        return (
-            (r.langevin_steps - r.burn_in) // r.every if r.free_phase == "one-chain" else r.chains
+        factor = 1.0
+        if r.decay == "cosine":
+            factor = 0.5 + 0.5 * math.cos(math.pi * min(1.0, index / r.updates))
+        for group in self.optimizer.param_groups:
+            group["lr"] = r.learning_rate * factor
+
+    def _find_step(self, index: int) -> None:
+        """dt of the recipe, or every STEP_EVERY updates SAFETY / lambda_max at the chains."""
+        if self.recipe.step_size or (index % STEP_EVERY and self.dt):
+            return
+        bound = torch.tensor(largest_curvature(self.machine, self.chains), dtype=torch.float64)
+        (bound,) = self.world.mean(bound, rows=1)
+        self.dt = SAFETY / float(bound)
+
+    # ------------------------------------------------------------------ clamped phase
+
+    def _clamped_phase(self, index: int) -> Tensor:
+        """This process's share of the batch, hidden neurons brought up to date."""
+        rows = self._batch(index)
+        mine = self.world.slice(self.batch)
+        data = self.states[rows[mine]]
+        if self.hidden is None:
+            return data
+        r, known = self.recipe, self.layout.known
+        x = torch.cat([data, self.hidden[rows[mine]]], dim=1)
+        free = torch.arange(self.layout.n, device=x.device) >= known
+        x = self._steps(
+            x, rows[mine] + CLAMPED_CHAINS, index * r.clamped_steps, r.clamped_steps, free=free
         )
+        self.hidden[rows] = self.world.gather(x[:, known:].contiguous(), self.batch)
+        return x
 
     def _batch(self, index: int) -> Tensor:
-        n = len(self.states)
+        n, device = len(self.states), self.states.device
         if self.batch == n:
-            rows = torch.arange(n, device=self.states.device)
-        else:
-            per_epoch = n // self.batch
-            epoch, position = divmod(index, per_epoch)
-            order = permutation(n, seed=self.seed, purpose=Purpose.DATA, step=epoch)
-            rows = order[position * self.batch : (position + 1) * self.batch].to(self.states.device)
-        mine = self.world.slice(self.batch)
-        return self.states[rows[mine.start : mine.stop]]
+            return torch.arange(n, device=device)
+        epoch, position = divmod(index, n // self.batch)
+        order = permutation(n, seed=self.seed, purpose=Purpose.DATA, step=epoch)
+        return order[position * self.batch : (position + 1) * self.batch].to(device)
+
+    # ------------------------------------------------------------------ free phase
 
     def _free_phase(self, index: int) -> Tensor:
         r, first = self.recipe, index * self.recipe.langevin_steps
-        if r.free_phase == "none":
-            return self.chains
         if r.free_phase == "rdm":
-            self.chains = self._redrawn(index)
+            self.chains = self._noise(self.ids, index + 1, self.layout.n)
         if r.free_phase == "one-chain":
             return self._time_average(first)
-        self.chains = self.advance(self.chains, first, r.langevin_steps)
+        self.chains = self._walk(self.chains, first, r.langevin_steps)
         return self.chains
-
-    def _redrawn(self, index: int) -> Tensor:
-        ids = torch.arange(
-            self.first_chain, self.first_chain + len(self.chains), device=self.chains.device
-        )
-        return normal(
-            tuple(self.chains.shape), seed=self.seed, purpose=Purpose.INIT, chains=ids,
-            step=index + 1, dtype=self.chains.dtype,
-        )  # fmt: skip
 
     def _time_average(self, first: int) -> Tensor:
         r = self.recipe
-        self.chains = self.advance(self.chains, first, r.burn_in) if r.burn_in else self.chains
-        kept, step = [], first + r.burn_in
+        x, step, kept = self._walk(self.chains, first, r.burn_in), first + r.burn_in, []
         for _ in range((r.langevin_steps - r.burn_in) // r.every):
-            self.chains = self.advance(self.chains, step, r.every)
+            x = self._walk(x, step, r.every)
             step += r.every
-            kept.append(self.chains)
+            kept.append(x)
+        self.chains = self._walk(x, step, first + r.langevin_steps - step)
         return torch.cat(kept)
 
-    def advance(self, x: Tensor, first_step: int, steps: int) -> Tensor:
-        """Langevin steps on chains of this process, the bare network's for `bare_steps`."""
+    def _walk(self, x: Tensor, first: int, steps: int) -> Tensor:
+        """Steps first..first+steps; `bare_steps` at the start of a free phase are the bare RNN's."""
         r = self.recipe
-        bare = 0
-        if r.bare_steps:
-            bare = max(0, min(steps, r.bare_steps - first_step % r.langevin_steps))
-        for onsager, start, count in (
-            (False, first_step, bare),
-            (True, first_step + bare, steps - bare),
-        ):
-            if count:
-                x = self._steps(x, start, count, onsager)
-        return x
+        bare = max(0, min(steps, r.bare_steps - first % r.langevin_steps)) if r.bare_steps else 0
+        x = self._steps(x, self.ids, first, bare, onsager=False)
+        return self._steps(x, self.ids, first + bare, steps - bare)
 
-    def _steps(self, x: Tensor, first_step: int, steps: int, onsager: bool) -> Tensor:
-        m, r = self.machine, self.recipe
-        ids = torch.arange(self.first_chain, self.first_chain + len(x), device=x.device)
-        x, _ = langevin_steps(
-            x, m.J.detach(), m.b.detach(), steps=steps, step_size=self.step_size(),
-            temperature=m.temperature, seed=self.seed, first_step=first_step, chains=ids,
-            scheme="lm" if r.sampler == "langevin" else "em", onsager=onsager,
+    def _steps(
+        self, x: Tensor, ids: Tensor, first: int, steps: int, *, onsager: bool = True,
+        free: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        if steps == 0:
+            return x
+        m = self.machine
+        moved, _ = langevin_steps(
+            x, m.J.detach(), m.b.detach(), steps=steps, step_size=self.dt,
+            temperature=m.temperature, seed=self.seed, first_step=first, chains=ids,
+            scheme="lm" if self.recipe.sampler == "langevin" else "em", onsager=onsager, free=free,
         )  # fmt: skip
-        return x
+        return moved
 
-    def step_size(self) -> float:
-        """dt of the recipe, or SAFETY / lambda_max at the chains' states."""
-        if self.recipe.step_size:
-            return self.recipe.step_size
-        return SAFETY / largest_curvature(self.machine, self.chains)
+    def _noise(self, ids: Tensor, step: int, width: int) -> Tensor:
+        return normal(
+            (len(ids), width), seed=self.seed, purpose=Purpose.INIT, chains=ids, step=step,
+            dtype=self.states.dtype,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ monitor
+
+    def _compare_with_fresh(self, update: int) -> None:
+        if self.recipe.free_phase not in ("pcd", "one-chain") or self.recipe.chains < 8:
+            return
+        chains = self.world.gather(self.chains, self.recipe.chains)
+        self.gaps.append(chain_gap(self.machine, self.recipe, chains, self.seed, update))
+
+    def warnings(self) -> list[str]:
+        """What the monitor of persistent chains has to say, the latest finding first."""
+        return [gap.sentence() for gap in reversed(self.gaps) if gap.warns][:1]
+
+    # ------------------------------------------------------------------ keeping and going on
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that must be kept to go on: parameters, optimizer moments, chains."""
@@ -190,7 +260,10 @@ class MachineTrainer:
                 if isinstance(value, Tensor):
                     kept[f"optimizer.{name}.{key}"] = value
         kept["chains"] = self.world.gather(self.chains, self.recipe.chains)
-        return {name: tensor.contiguous() for name, tensor in kept.items()}
+        kept["step_size"] = torch.tensor([self.dt], dtype=torch.float64)
+        if self.hidden is not None:
+            kept["hidden"] = self.hidden
+        return {name: tensor.contiguous().clone() for name, tensor in kept.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `tensors` returned.
@@ -198,19 +271,66 @@ class MachineTrainer:
         Raises:
             InvalidInput: a tensor is missing or of another shape.
         """
-        if tensors.get("machine.J", torch.empty(0)).shape != self.machine.J.shape:
-            raise InvalidInput(
-                f"the checkpoint's machine.J does not fit a machine of {self.machine.n} neurons"
-            )
+        self._check(tensors)
         with torch.no_grad():
             self.machine.J.copy_(tensors["machine.J"])
             self.machine.b.copy_(tensors["machine.b"])
         for name, parameter in self.machine.named_parameters():
             prefix = f"optimizer.{name}."
             state = {
-                k[len(prefix) :]: v.clone() for k, v in tensors.items() if k.startswith(prefix)
+                k.removeprefix(prefix): v.clone()
+                for k, v in tensors.items()
+                if k.startswith(prefix)
             }
             if state:
                 self.optimizer.state[parameter] = state
         mine = self.world.slice(self.recipe.chains)
-        self.chains = tensors["chains"][mine.start : mine.stop].to(self.chains).clone()
+        self.chains = tensors["chains"][mine].to(self.chains).clone()
+        self.dt = float(tensors["step_size"])
+        if self.hidden is not None:
+            self.hidden = tensors["hidden"].to(self.hidden).clone()
+
+    def _check(self, tensors: dict[str, Tensor]) -> None:
+        for name, expected in self.tensors().items():
+            if name.startswith("optimizer."):
+                continue
+            found = tensors.get(name)
+            rows = (self.recipe.chains, self.layout.n) if name == "chains" else expected.shape
+            if found is None or tuple(found.shape) != tuple(rows):
+                got = "nothing" if found is None else str(tuple(found.shape))
+                raise InvalidInput(
+                    f"the checkpoint does not fit this recipe: {name} should have shape "
+                    f"{tuple(rows)}, got {got}"
+                )
+
+
+def _check_states(states: Tensor) -> None:
+    if states.ndim != 2 or len(states) == 0:
+        raise InvalidInput(f"training data must be (n, N) with n >= 1, got {tuple(states.shape)}")
+    if not bool(torch.isfinite(states).all()):
+        raise InvalidInput("training data hold NaN or infinite entries; clean them first")
+
+
+def _with_labels(recipe: Recipe, states: Tensor, labels: Tensor | None) -> tuple[Tensor, int]:
+    """States with label neurons appended, and how many there are."""
+    if not recipe.label_scale:
+        return states, 0
+    if labels is None or len(labels) != len(states):
+        raise InvalidInput(
+            "label neurons (label_scale > 0) need one class label per training datum"
+        )
+    return torch.cat([states, label_code(labels, recipe.label_scale).to(states)], dim=1), int(
+        labels.max()
+    ) + 1
+
+
+def label_code(labels: Tensor, scale: float, classes: int | None = None) -> Tensor:
+    """Label neurons: +scale for the class, -scale for the others, (n, classes).
+
+    Example:
+        >>> label_code(torch.tensor([1, 0]), 2.0)
+        tensor([[-2.,  2.],
+                [ 2., -2.]])
+    """
+    onehot = torch.nn.functional.one_hot(labels, classes or -1)
+    return scale * (2.0 * onehot - 1.0)

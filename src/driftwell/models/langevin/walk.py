@@ -82,17 +82,19 @@ def checked_walk(
         )
     if not 0 <= seed < 2**64:
         raise InvalidInput(f"seed must be in 0..2**64-1, got {seed}.")
-    heat = _heat(temperature, x)
-    ones = torch.ones(n, dtype=torch.float64, device=x.device)
-    d = ones if preconditioner is None else _positive("preconditioner", preconditioner, x).double()
+    if preconditioner is None:
+        drift, kick = x.new_full((n,), step_size), x.new_full((n,), math.sqrt(2 * step_size))
+    else:
+        d = _positive("preconditioner", preconditioner, x).double()
+        drift, kick = (step_size * d).to(x.dtype), (2 * step_size * d).sqrt().to(x.dtype)
     return Walk(
         x=x.detach(),
         J=_like("J", J, (n, n), x),
         b=_like("b", b, (n,), x),
-        s=ones.to(x.dtype) if precision is None else _positive("precision", precision, x),
-        drift=(step_size * d).to(x.dtype),
-        kick=(2 * step_size * d).sqrt().to(x.dtype),
-        heat=heat,
+        s=x.new_ones(n) if precision is None else _positive("precision", precision, x),
+        drift=drift,
+        kick=kick,
+        heat=_heat(temperature, x),
         free=_mask(free, x),
         chains=_chain_ids(chains, count, x.device),
         seed=seed,
@@ -126,8 +128,12 @@ def _positive(name: str, value: Tensor, x: Tensor) -> Tensor:
 
 
 def _heat(temperature: float | Tensor, x: Tensor) -> Tensor:
-    given = torch.as_tensor(temperature, dtype=torch.float64, device=x.device).detach()
-    if given.dim() > 1 or (given.dim() == 1 and len(given) != len(x)):
+    if not isinstance(temperature, Tensor):
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise InvalidInput(f"temperature must be finite and >= 0, got {temperature!r}.")
+        return x.new_full((len(x),), math.sqrt(temperature))
+    given = temperature.detach().to(device=x.device, dtype=torch.float64)
+    if tuple(given.shape) not in ((), (len(x),)):
         raise InvalidInput(
             f"temperature must be a number or one for each of the {len(x)} chains, "
             f"got shape {tuple(given.shape)}."
@@ -155,6 +161,8 @@ def _chain_ids(chains: Tensor | int, count: int, device: torch.device) -> Tensor
             f"chains must be {count} or an int64 tensor of {count} ids, one for each row of x, "
             f"got {ids.dtype} of shape {tuple(ids.shape)}."
         )
-    if count and (int(ids.min()) < 0 or int(ids.max()) >= 2**32):
-        raise InvalidInput("chain ids must be in 0..2**32-1.")
+    if count and isinstance(chains, Tensor):
+        low, high = (int(bound) for bound in torch.aminmax(ids))
+        if low < 0 or high >= 2**32:
+            raise InvalidInput(f"chain ids must be in 0..2**32-1, got {low}..{high}.")
     return ids.to(device)
