@@ -63,6 +63,11 @@ class _BuildFailed(Exception):
     """One attempt failed; the text says why."""
 
 
+class _CompilerHangs(Exception):
+    """No use in further attempts."""
+
+
+_OFF = _Loaded(None, NativeStatus(False, None, (), None, "switched off by DRIFTWELL_NATIVE=0"))
 _lock = threading.Lock()
 _loaded: dict[str, _Loaded] = {}
 
@@ -116,7 +121,7 @@ def _obtain(name: str) -> _Loaded:
         if os.name != "posix":
             raise _BuildFailed(f"kernels are built on POSIX systems only, not on {os.name}")
         return _first_that_works(source, compiler)
-    except (_BuildFailed, OSError) as failure:
+    except (_BuildFailed, _CompilerHangs, OSError) as failure:
         return _Loaded(None, NativeStatus(False, compiler, (), None, str(failure)))
 
 
@@ -183,7 +188,7 @@ def _run(command: list[str]) -> None:
             env={**os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired:
-        raise _BuildFailed(f"{command[0]} took more than {_TIMEOUT_SECONDS} s") from None
+        raise _CompilerHangs(f"{command[0]} took more than {_TIMEOUT_SECONDS} s") from None
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
         raise _BuildFailed(f"{command[0]} failed: {lines[0].strip()}")
@@ -222,7 +227,11 @@ def _key(source: Path, compiler: str, flags: tuple[str, ...], runtime: str | Non
 
 @cache
 def _processor() -> str:
+    """What -march=native and the linker look at."""
     facts = [sys.platform, platform.machine()]
+    # folders may be shared by systems whose C libraries differ
+    if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}):
+        facts.append(str(os.confstr("CS_GNU_LIBC_VERSION")))
     try:
         wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
         for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():

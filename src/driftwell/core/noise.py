@@ -14,11 +14,7 @@ A compiled kernel and eager torch give identical words; uniforms too, and normal
 from __future__ import annotations
 
 import ctypes
-import math
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Literal
 
 import torch
@@ -26,44 +22,14 @@ from torch import Tensor
 
 from driftwell.core import native
 from driftwell.core.errors import InvalidInput
+from driftwell.core.noise_keys import Purpose, Request, checked_request
 from driftwell.core.philox import MASK, Four, philox, to_normals, to_uniforms
+
+__all__ = ["Backend", "Purpose", "backend", "normal", "permutation", "uniform", "words"]
 
 Backend = Literal["auto", "native", "eager"]
 
 _KERNEL = "core/noise.c"
-
-
-class Purpose(IntEnum):
-    """What a random number is for: streams of different purposes never meet.
-
-    Values from `USER` to 255 are free for code outside the library.
-    """
-
-    INIT = 0
-    DYNAMICS = 1
-    ACCEPT = 2
-    MOMENTUM = 3
-    SWAP = 4
-    DATA = 5
-    PARAMETERS = 6
-    BROWNIAN = 7
-    PROBE = 8
-    USER = 64
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A checked request: which counters, for which chains."""
-
-    shape: tuple[int, ...]
-    chains: Tensor
-    seed: int
-    step: int
-    tag: int  # counter word 3
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape[1:])
 
 
 def words(
@@ -99,7 +65,7 @@ def words(
         >>> [hex(w) for w in words((1, 4), seed=0, purpose=0, chains=1, step=0)[0].tolist()]
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    request = _check(shape, seed, purpose, chains, step, leaf, device)
+    request = checked_request(shape, seed, purpose, chains, step, leaf, device)
     library = _library(backend, request.chains.device)
     if library is None:
         return _arrange(torch.stack(_eager_words(request), dim=-1), request)
@@ -129,9 +95,15 @@ def normal(
 
     Args:
         shape: (B, *event), B the number of chains.
-        seed, purpose, chains, step, leaf, device, backend: as in `words`.
+        seed: see `words`.
+        purpose: see `words`.
+        chains: see `words`.
+        step: see `words`.
+        leaf: see `words`.
         dtype: a floating dtype; ignored if `out` is given.
+        device: see `words`.
         out: a tensor of that shape to be filled and returned.
+        backend: see `words`.
 
     Raises:
         InvalidInput: an argument outside its range.
@@ -142,7 +114,7 @@ def normal(
         >>> bool((normal((1, 3), seed=1, purpose=1, chains=ids, step=5) == both[1]).all())
         True
     """
-    request = _check(shape, seed, purpose, chains, step, leaf, device)
+    request = checked_request(shape, seed, purpose, chains, step, leaf, device)
     return _fill("normal", request, dtype, out, backend)
 
 
@@ -165,9 +137,15 @@ def uniform(
 
     Args:
         shape: (B, *event), B the number of chains.
-        seed, purpose, chains, step, leaf, device, backend: as in `words`.
+        seed: see `words`.
+        purpose: see `words`.
+        chains: see `words`.
+        step: see `words`.
+        leaf: see `words`.
         dtype: a floating dtype; ignored if `out` is given.
+        device: see `words`.
         out: a tensor of that shape to be filled and returned.
+        backend: see `words`.
 
     Raises:
         InvalidInput: an argument outside its range.
@@ -177,7 +155,7 @@ def uniform(
         >>> bool((u > 0).all() and (u < 1).all())
         True
     """
-    request = _check(shape, seed, purpose, chains, step, leaf, device)
+    request = checked_request(shape, seed, purpose, chains, step, leaf, device)
     return _fill("uniform", request, dtype, out, backend)
 
 
@@ -188,7 +166,10 @@ def permutation(
 
     Args:
         n: how many, >= 0.
-        seed, purpose, step, device: as in `words` (chain 0, leaf 0).
+        seed: see `words`.
+        purpose: see `words`.
+        step: see `words`; the chain is 0 and the leaf 0.
+        device: see `words`.
 
     Returns:
         (n,) int64.
@@ -200,7 +181,8 @@ def permutation(
         >>> sorted(permutation(5, seed=3, purpose=Purpose.DATA, step=0).tolist())
         [0, 1, 2, 3, 4]
     """
-    n = _integer("n", n, 2**33)
+    if n < 0:
+        raise InvalidInput(f"n must be >= 0, got {n}.")
     pairs = words((1, n, 2), seed=seed, purpose=purpose, chains=1, step=step, device=device)[0]
     return torch.argsort((pairs[:, 0] << 32) | pairs[:, 1], stable=True)
 
@@ -213,60 +195,6 @@ def backend() -> Literal["native", "eager"]:
         True
     """
     return "eager" if native.load(_KERNEL) is None else "native"
-
-
-def _check(
-    shape: Sequence[int],
-    seed: int,
-    purpose: int,
-    chains: Tensor | int,
-    step: int,
-    leaf: int,
-    device: torch.device | str | None,
-) -> _Request:
-    size = tuple(_integer("each entry of shape", entry, 2**40) for entry in shape)
-    if not size:
-        raise InvalidInput("noise needs a shape (B, *event) with the chains first, got ().")
-    ids = _chain_ids(chains, device)
-    if len(ids) != size[0]:
-        raise InvalidInput(
-            f"shape {size} asks for {size[0]} chains but {len(ids)} chain ids were given: "
-            f"shape[0] must be the number of chains."
-        )
-    if math.prod(size[1:]) > 2**34:
-        raise InvalidInput(f"shape {size} has more than 2**34 elements a chain.")
-    seed = _integer("seed", seed, 2**64)
-    step = _integer("step", step, 2**40)
-    purpose = _integer("purpose", purpose, 2**8)
-    leaf = _integer("leaf", leaf, 2**16)
-    return _Request(size, ids, seed, step, (step >> 32) | purpose << 8 | leaf << 16)
-
-
-def _integer(name: str, value: int, limit: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InvalidInput(f"{name} must be an integer, got {value!r}.") from None
-    if not 0 <= number < limit:
-        raise InvalidInput(f"{name} must be in 0..{limit - 1}, got {number}.")
-    return number
-
-
-def _chain_ids(chains: Tensor | int, device: torch.device | str | None) -> Tensor:
-    if not isinstance(chains, Tensor):
-        return torch.arange(_integer("chains", chains, 2**32), device=device)
-    if chains.dtype != torch.int64 or chains.dim() != 1:
-        raise InvalidInput(
-            f"chains must be a one-dimensional int64 tensor or a count, "
-            f"got {chains.dtype} of shape {tuple(chains.shape)}."
-        )
-    if device is not None and torch.device(device).type != chains.device.type:
-        raise InvalidInput(f"chains are on {chains.device}, but device={device} was asked for.")
-    if len(chains):
-        low, high = (int(bound) for bound in torch.aminmax(chains))
-        if low < 0 or high > MASK:
-            raise InvalidInput(f"chain ids must be in 0..{MASK}, got {low}..{high}.")
-    return chains
 
 
 def _library(backend: Backend, device: torch.device) -> ctypes.CDLL | None:
@@ -284,7 +212,7 @@ def _library(backend: Backend, device: torch.device) -> ctypes.CDLL | None:
 
 def _fill(
     kind: Literal["normal", "uniform"],
-    request: _Request,
+    request: Request,
     dtype: torch.dtype,
     out: Tensor | None,
     backend: Backend,
@@ -320,7 +248,7 @@ def _fill(
     return values.to(dtype) if out is None else out.copy_(values)
 
 
-def _eager_words(request: _Request) -> Four:
+def _eager_words(request: Request) -> Four:
     """Four (B, ceil(elements / 4)) tensors: word k of counter c belongs to element 4 c + k."""
     ids = request.chains
     blocks = torch.arange((request.elements + 3) // 4, device=ids.device)
@@ -328,12 +256,12 @@ def _eager_words(request: _Request) -> Four:
     return philox((blocks, ids[:, None], low_step, tag), (request.seed & MASK, request.seed >> 32))
 
 
-def _arrange(values: Tensor, request: _Request) -> Tensor:
+def _arrange(values: Tensor, request: Request) -> Tensor:
     """From (B, counters, 4) to the shape asked for."""
     return values.flatten(1)[:, : request.elements].reshape(request.shape)
 
 
-def _call(function: Any, request: _Request, out: Tensor) -> None:
+def _call(function: Any, request: Request, out: Tensor) -> None:
     ids = request.chains.contiguous()
     function(
         ctypes.c_void_p(ids.data_ptr()),

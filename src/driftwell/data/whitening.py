@@ -77,6 +77,7 @@ class Whitening(nn.Module):
         dimensions: int | None = None,
         floor: float = 1e-3,
         scaling: Scaling | None = None,
+        unit_variance: bool = True,
     ) -> Whitening:
         """The whitening of a set of images.
 
@@ -85,6 +86,8 @@ class Whitening(nn.Module):
             dimensions: k; None: all d.
             floor: least variance that is divided by, in squared units of x, > 0.
             scaling: applied first; None: `AtanhScaling()`.
+            unit_variance: False sets s = 1: a rotation onto the principal components, in the
+                units of x.
 
         Raises:
             InvalidInput: fewer than two images, k outside 1..d, or a floor that is not positive.
@@ -104,6 +107,8 @@ class Whitening(nn.Module):
         # An eigenvector's sign is arbitrary: its largest entry is made positive.
         peak = leading.gather(1, leading.abs().argmax(1, keepdim=True))
         scales = values.flip(0)[:k].clamp(min=floor).sqrt()
+        if not unit_variance:
+            scales = torch.ones_like(scales)
         kind = images.dtype
         return cls(x.mean(0).to(kind), (leading * peak.sign()).to(kind), scales.to(kind), first)
 

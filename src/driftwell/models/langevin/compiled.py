@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -118,17 +119,26 @@ def _multiplier(weight: Tensor, walk: Walk) -> tuple[Callable[[Tensor], Tensor],
     """
     dtype, name = (torch.bfloat16, "bfloat16") if walk.half else (torch.float32, "float32")
     weight = weight.to(dtype).contiguous()
-    if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
-        try:
-            linear = torch.ops.mkldnn._linear_pointwise.default
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(walk.x))
-            linear(walk.x[:1].to(dtype), packed, None, "none", [], "")
-        except (AttributeError, RuntimeError):
-            pass  # not in this build of torch, or not for this processor
-        else:
-            return lambda v: linear(v, packed, None, "none", [], ""), f"oneDNN {name}"
-    transposed = weight.T
-    return lambda v: torch.mm(v, transposed), f"torch.mm {name}"
+    if not (torch.backends.mkldnn.enabled and _onednn_multiplies(dtype)):
+        transposed = weight.T
+        return lambda v: torch.mm(v, transposed), f"torch.mm {name}"
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(walk.x))
+    return lambda v: linear(v, packed, None, "none", [], ""), f"oneDNN {name}"
+
+
+@cache
+def _onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has oneDNN's product, for this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    one = torch.ones(1, 1, dtype=dtype)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(one, 1)
+        product = torch.ops.mkldnn._linear_pointwise.default(one, packed, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((product == 1).all())
 
 
 def _library() -> ctypes.CDLL:

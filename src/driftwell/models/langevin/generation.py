@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
-from driftwell.data import AtanhScaling, PlainScaling, Transform
+from driftwell.data import AtanhScaling, PlainScaling, Transform, Whitening
 from driftwell.models.langevin.machine import NeuralLangevinMachine
 from driftwell.models.langevin.presets import Recipe
 from driftwell.sampling import Descent, sample
@@ -25,7 +25,17 @@ def build_transform(recipe: Recipe, images: Tensor) -> Transform:
     """
     if recipe.scaling == "atanh":
         return AtanhScaling(recipe.clip)
+    if recipe.scaling == "components":
+        return _components(recipe, images)
     return PlainScaling(-1.0, 1.0)
+
+
+def _components(recipe: Recipe, images: Tensor) -> Transform:
+    pixels = images[0].numel()
+    return Whitening.fit(
+        images, dimensions=min(recipe.components, pixels), scaling=PlainScaling(-1.0, 1.0),
+        unit_variance=False,
+    )  # fmt: skip
 
 
 def generate(

@@ -22,8 +22,9 @@ from driftwell.models.langevin.walk import Matmul, Scheme, Walk, checked_walk
 
 Backend = Literal["auto", "native", "loop", "products", "eager"]
 
-# Up to this many neurons a tile of chains runs through all steps within one core's caches;
-# beyond, J and its transpose leave the level-2 cache and the library's products are faster.
+# Up to this many neurons J and its transpose stay in a level-2 cache of 512 KiB. Beyond, the loop
+# reads them from level 3 once for every eight chains, at a rate that not every processor sustains;
+# oneDNN's products reuse them better. `backend="loop"` still takes any n.
 LOOP_NEURONS = 256
 
 

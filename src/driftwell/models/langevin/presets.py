@@ -9,8 +9,9 @@ from driftwell.core.errors import InvalidInput
 from driftwell.dynamics.laws import check_temperature
 from driftwell.sampling import Langevin, UnadjustedLangevin
 
+LEARNINGS = ("contrastive", "denoising")
 FREE_PHASES = ("pcd", "rdm", "one-chain", "none")
-SCALINGS = ("atanh", "plain", "raw")
+SCALINGS = ("atanh", "plain", "raw", "components")
 OPTIMIZERS = ("adam", "sgd")
 SAMPLERS = ("langevin", "unadjusted")
 DECAYS = ("constant", "cosine")
@@ -18,9 +19,15 @@ DECAYS = ("constant", "cosine")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides how a Neural Langevin Machine is trained and sampled.
+    """All that decides how a Langevin machine is trained and sampled.
+
+    Two kinds of learning share it. ``"contrastive"`` is the paper's: a `NeuralLangevinMachine`
+    learns by the local rule from a clamped and a free phase. ``"denoising"`` is ours: a
+    `NoiseConditionalMachine` learns by denoising score matching and samples by annealed Langevin
+    dynamics through its noise levels.
 
     Attributes:
+        learning: ``"contrastive"`` or ``"denoising"``.
         free_phase: ``"pcd"`` persistent chains; ``"rdm"`` chains redrawn from noise at every
             update; ``"one-chain"`` time average over one persistent chain; ``"none"`` no free
             phase (associative memory: the stored patterns' energy is minimised).
@@ -41,18 +48,28 @@ class Recipe:
         bias: whether b is learned.
         zero_diagonal: whether J_ii stays zero (it starts at zero in any case).
         scaling: pixels p to states: ``"atanh"`` atanh(clip(2p-1, -c, c)); ``"plain"`` 2p-1, shown
-            affinely; ``"raw"`` 2p-1, shown as (tanh(x)+1)/2 (version 1 of the paper).
+            affinely; ``"raw"`` 2p-1, shown as (tanh(x)+1)/2 (version 1 of the paper);
+            ``"components"`` leading principal components of 2p-1.
         clip: c of the atanh scaling.
         updates: length of a whole training.
         data_limit: how many images are used (first in file order), 0 for all.
         sample_steps: Langevin steps from noise when images are generated.
         hidden: hidden neurons beside the visible ones.
-        clamped_steps: Langevin steps of the hidden neurons given a datum, per update.
-        label_scale: amplitude a of label neurons (+a for the class, -a for others), 0 for none.
+        clamped_steps: contrastive: Langevin steps of the hidden neurons given a datum, per update.
+        label_scale: contrastive: amplitude of label neurons (+a for the class, -a for the
+            others), 0 for none; denoising: 1 for label neurons, 0 for none.
         decay: ``"constant"`` or ``"cosine"``, the learning rate over `updates`.
         monitor_every: updates between comparisons of persistent with fresh chains, 0 for never.
+        components: most principal components kept.
+        noise_low: denoising: lowest noise level, relative to the data's root-mean-square distance
+            from their mean.
+        noise_high: highest noise level, likewise.
+        levels: noise levels of annealed sampling, geometric from high to low.
+        level_step: dt at noise level sigma, in units of sigma^2.
+        averaging: decay of the running average of the parameters that is sampled from.
     """
 
+    learning: str = "contrastive"
     free_phase: str = "pcd"
     langevin_steps: int = 10
     chains: int = 1000
@@ -80,9 +97,16 @@ class Recipe:
     label_scale: float = 0.0
     decay: str = "constant"
     monitor_every: int = 0
+    components: int = 256
+    noise_low: float = 0.015
+    noise_high: float = 0.3
+    levels: int = 20
+    level_step: float = 0.3
+    averaging: float = 0.999
 
     def __post_init__(self) -> None:
         for name, choices in (
+            ("learning", LEARNINGS),
             ("free_phase", FREE_PHASES),
             ("scaling", SCALINGS),
             ("optimizer", OPTIMIZERS),
@@ -94,7 +118,10 @@ class Recipe:
                     f"recipe: {name} must be one of {', '.join(choices)}, "
                     f"got {getattr(self, name)!r}"
                 )
-        for name in ("langevin_steps", "chains", "batch", "every", "updates", "sample_steps"):
+        for name in (
+            "langevin_steps", "chains", "batch", "every", "updates", "sample_steps", "components",
+            "levels",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InvalidInput(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
         for name in (
@@ -120,7 +147,20 @@ class Recipe:
             )
         if self.free_phase == "one-chain" and self.chains != 1:
             raise InvalidInput(f"recipe: one-chain means chains=1, got {self.chains}")
-        if bool(self.hidden) != bool(self.clamped_steps):
+        if not 0.0 < self.noise_low < self.noise_high < float("inf"):
+            raise InvalidInput(
+                "recipe: noise levels need 0 < noise_low < noise_high, got "
+                f"{self.noise_low} and {self.noise_high}"
+            )
+        if not 0.0 < self.level_step <= 1.0 or not 0.0 <= self.averaging < 1.0:
+            raise InvalidInput(
+                "recipe: level_step must lie in (0, 1] and averaging in [0, 1), got "
+                f"{self.level_step} and {self.averaging}"
+            )
+        if self.learning == "denoising":
+            if not self.hidden:
+                raise InvalidInput("recipe: denoising learning needs hidden neurons, got hidden=0")
+        elif bool(self.hidden) != bool(self.clamped_steps):
             raise InvalidInput(
                 "recipe: hidden neurons and clamped_steps come together, got "
                 f"{self.hidden} and {self.clamped_steps}"
@@ -136,9 +176,10 @@ class Recipe:
 _PCD = Recipe()
 
 PRESETS: dict[str, Recipe] = {
-    "default": replace(
-        _PCD, sampler="langevin", learning_rate=2e-3, chains=500, batch=250, updates=300,
-        sample_steps=2000, data_limit=0,
+    "default": Recipe(
+        learning="denoising", batch=256, learning_rate=2e-3, weight_decay=0.0, decay="cosine",
+        sampler="langevin", scaling="components", hidden=512, label_scale=1.0, updates=3000,
+        data_limit=0, sample_steps=100,
     ),
     "yu2025-v1": replace(
         _PCD, optimizer="sgd", learning_rate=5e-4, weight_decay=0.0, shrink=2e-6, bias=False,

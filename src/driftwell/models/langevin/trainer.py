@@ -79,7 +79,7 @@ class MachineTrainer:
         labels: Tensor | None = None,
         world: World | None = None,
     ) -> None:
-        _check_states(states)
+        check_states(states)
         self.recipe, self.seed, self.world = recipe, seed, world or World()
         if self.world.size > recipe.chains:
             raise InvalidInput(
@@ -212,7 +212,7 @@ class MachineTrainer:
         return torch.cat(kept)
 
     def _walk(self, x: Tensor, first: int, steps: int) -> Tensor:
-        """Steps first..first+steps; `bare_steps` at the start of a free phase are the bare RNN's."""
+        """Steps first..first+steps, `bare_steps` of them at a phase's start the bare RNN's."""
         r = self.recipe
         bare = max(0, min(steps, r.bare_steps - first % r.langevin_steps)) if r.bare_steps else 0
         x = self._steps(x, self.ids, first, bare, onsager=False)
@@ -304,7 +304,8 @@ class MachineTrainer:
                 )
 
 
-def _check_states(states: Tensor) -> None:
+def check_states(states: Tensor) -> None:
+    """Refuse training data that are empty, not (n, N), or not finite."""
     if states.ndim != 2 or len(states) == 0:
         raise InvalidInput(f"training data must be (n, N) with n >= 1, got {tuple(states.shape)}")
     if not bool(torch.isfinite(states).all()):

@@ -1,0 +1,23 @@
+"""Fixed points: the verb, its solvers, and how gradients pass through a solve."""
+
+from driftwell.fixed_points.gradients.gradient import Gradient
+from driftwell.fixed_points.gradients.implicit import Implicit
+from driftwell.fixed_points.gradients.unrolled import Unrolled
+from driftwell.fixed_points.iteration import Outcome, Problem, iterate
+from driftwell.fixed_points.solvers.anderson import Anderson
+from driftwell.fixed_points.solvers.picard import Picard
+from driftwell.fixed_points.solvers.solver import Solver
+from driftwell.fixed_points.verb import fixed_point
+
+__all__ = [
+    "Anderson",
+    "Gradient",
+    "Implicit",
+    "Outcome",
+    "Picard",
+    "Problem",
+    "Solver",
+    "Unrolled",
+    "fixed_point",
+    "iterate",
+]

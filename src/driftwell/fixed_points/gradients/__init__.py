@@ -1,0 +1,1 @@
+"""How gradients pass through a fixed-point solve: one file each."""

@@ -1,0 +1,1 @@
+"""Solvers of fixed points: one file each."""
