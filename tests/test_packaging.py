@@ -13,7 +13,7 @@ import pytest
 import driftwell
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".cff", ".yaml", ".c", ".h", ".html", ".css", ".js"}
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".cff", ".yaml", ".c", ".h", ".html", ".j2", ".css", ".js"}
 KNOWN_SUFFIXES = {".py", ".typed", ".c", ".h", ".html", ".css", ".js", ".json", ".toml", ".pyi"}
 
 

@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from driftwell.fixed_points import Picard as Picard
     from driftwell.fixed_points import Unrolled as Unrolled
     from driftwell.fixed_points import fixed_point as fixed_point
+    from driftwell.integration import RK4 as RK4
     from driftwell.integration import AdaptiveStep as AdaptiveStep
     from driftwell.integration import Brownian as Brownian
     from driftwell.integration import ConstantStep as ConstantStep
@@ -96,7 +97,6 @@ if TYPE_CHECKING:
     from driftwell.integration import Euler as Euler
     from driftwell.integration import EulerMaruyama as EulerMaruyama
     from driftwell.integration import Heun as Heun
-    from driftwell.integration import RK4 as RK4
     from driftwell.integration import StochasticHeun as StochasticHeun
     from driftwell.integration import integrate as integrate
     from driftwell.models.langevin import NeuralLangevinMachine as NeuralLangevinMachine

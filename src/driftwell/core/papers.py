@@ -20,6 +20,10 @@ class Paper:
         arxiv: arXiv identifier, or "".
         venue: journal or conference, or "".
         doi: DOI, or "".
+
+    Example:
+        >>> Paper("a2020b", "On b", "A, B. and C, D.", 2020, arxiv="2001.00001").reference
+        'A and C, On b, 2020, arXiv:2001.00001'
     """
 
     key: str

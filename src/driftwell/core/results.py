@@ -27,6 +27,12 @@ class FixedPoint:
         residual: relative residual ||f(z) - z|| / ||f(z)|| of what is returned, (B,).
         steps: evaluations of f each sample used, int64 (B,).
         status: `Status` codes, int8 (B,).
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> settled = dw.fixed_point(torch.cos, torch.zeros(1, 1), tol=1e-6)
+        >>> print(f"{settled.z.item():.4f}")
+        0.7391
     """
 
     z: State
@@ -61,6 +67,13 @@ class Trajectory:
         status: `Status` codes, int8 (B,).
         steps: accepted steps of each sample, int64 (B,).
         rejected: rejected steps of each sample, int64 (B,).
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> step = dw.ConstantStep(0.01)
+        >>> decay = dw.integrate(lambda t, z: -z, torch.ones(1, 1), [0.0, 1.0], step=step)
+        >>> print(f"{decay.z.item():.3f}")
+        0.368
     """
 
     ts: Tensor
@@ -162,6 +175,12 @@ class Chains:
         diagnostics: virial, ESS, R-hat, acceptance, traces; None if switched off.
         status: `Status` codes, int8 (B,).
         state: what `sample` continues from.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> chains = dw.sample(lambda z: 0.5 * (z**2).sum(1), torch.zeros(4, 2), steps=30, seed=0)
+        >>> chains.explain(2)
+        'chain 2 ran all its steps by step 30'
     """
 
     z: State

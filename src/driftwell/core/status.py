@@ -6,7 +6,12 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """What happened to one sample; codes up to `COMPLETED` are good."""
+    """What happened to one sample; codes up to `COMPLETED` are good.
+
+    Example:
+        >>> Status(3).sentence
+        'left the finite numbers'
+    """
 
     CONVERGED = 0
     COMPLETED = 1

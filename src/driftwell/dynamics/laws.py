@@ -27,7 +27,15 @@ def call(function: Callable[..., Any], *arguments: Any, x: Any = None) -> Any:
 
 
 class Map(nn.Module, ABC):
-    """Law z <- f(z, x): one application of a map to the state."""
+    """Law z <- f(z, x): one application of a map to the state.
+
+    Example:
+        >>> class Halve(Map):
+        ...     def forward(self, z, x=None):
+        ...         return 0.5 * z
+        >>> Halve()(torch.ones(1, 1))
+        tensor([[0.5000]])
+    """
 
     @abstractmethod
     def forward(self, z: State, x: Any = None) -> State:
@@ -38,6 +46,13 @@ class VectorField(nn.Module, ABC):
     """Law dz = b(t, z, x) dt + s(t, z, x) dW.
 
     The diffusion `s` is diagonal: a tree like z. `None` means an ordinary differential equation.
+
+    Example:
+        >>> class Decay(VectorField):
+        ...     def drift(self, t, z, x=None):
+        ...         return -z
+        >>> Decay()(torch.zeros(1), torch.ones(1, 1))
+        tensor([[-1.]])
     """
 
     @abstractmethod
@@ -78,6 +93,13 @@ class Energy(nn.Module, ABC):
 
     Subclasses give `energy`; the force -dE/dz comes from autograd unless they override
     `energy_and_force` with an analytic one.
+
+    Example:
+        >>> class Well(Energy):
+        ...     def energy(self, z, x=None):
+        ...         return 0.5 * (z**2).sum(dim=1)
+        >>> Well().force(torch.ones(1, 2))
+        tensor([[-1., -1.]])
     """
 
     temperature: float = 1.0

@@ -36,6 +36,14 @@ class BAOAB(Sampler):
 
     Raises:
         InvalidInput: a step size, friction or temperature that is not positive and finite.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> well = lambda z: 0.5 * (z**2).sum(dim=1)
+        >>> sampler = dw.BAOAB(0.3)
+        >>> chains = dw.sample(well, torch.zeros(8, 2), steps=20, sampler=sampler, seed=0)
+        >>> chains.z.shape
+        torch.Size([8, 2])
     """
 
     papers = (LEIMKUHLER_MATTHEWS,)

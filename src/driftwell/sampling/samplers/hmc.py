@@ -52,6 +52,14 @@ class HMC(Sampler):
 
     Raises:
         InvalidInput: a step size or temperature that is not positive, or leapfrog < 1.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> well = lambda z: 0.5 * (z**2).sum(dim=1)
+        >>> sampler = dw.HMC(0.3)
+        >>> chains = dw.sample(well, torch.zeros(8, 2), steps=20, sampler=sampler, seed=0)
+        >>> chains.z.shape
+        torch.Size([8, 2])
     """
 
     papers = (DUANE,)

@@ -87,6 +87,14 @@ class MALA(Sampler):
 
     Raises:
         InvalidInput: a step size or temperature that is not positive and finite.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> well = lambda z: 0.5 * (z**2).sum(dim=1)
+        >>> sampler = dw.MALA(0.5)
+        >>> chains = dw.sample(well, torch.zeros(8, 2), steps=20, sampler=sampler, seed=0)
+        >>> chains.z.shape
+        torch.Size([8, 2])
     """
 
     papers = (ROBERTS_TWEEDIE,)

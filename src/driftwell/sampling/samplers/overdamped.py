@@ -160,6 +160,14 @@ class UnadjustedLangevin(Overdamped):
 
     Raises:
         InvalidInput: a step size or temperature that is not positive and finite.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> well = lambda z: 0.5 * (z**2).sum(dim=1)
+        >>> sampler = dw.UnadjustedLangevin(0.1)
+        >>> chains = dw.sample(well, torch.zeros(8, 2), steps=20, sampler=sampler, seed=0)
+        >>> chains.z.shape
+        torch.Size([8, 2])
     """
 
     papers = (ROBERTS_TWEEDIE,)
@@ -213,6 +221,14 @@ class AnnealedLangevin(Overdamped):
 
     Raises:
         InvalidInput: a temperature or step size that is not positive, `over` or `hold` < 1.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> well = lambda z: 0.5 * (z**2).sum(dim=1)
+        >>> sampler = dw.AnnealedLangevin(start=4.0, over=10, step_size=0.1)
+        >>> chains = dw.sample(well, torch.zeros(8, 2), steps=20, sampler=sampler, seed=0)
+        >>> chains.z.shape
+        torch.Size([8, 2])
     """
 
     papers = (LEIMKUHLER_MATTHEWS,)
@@ -286,6 +302,14 @@ class Descent(Overdamped):
 
     Raises:
         InvalidInput: a step size that is not positive and finite.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> well = lambda z: 0.5 * (z**2).sum(dim=1)
+        >>> sampler = dw.Descent(0.1)
+        >>> chains = dw.sample(well, torch.zeros(8, 2), steps=20, sampler=sampler, seed=0)
+        >>> chains.z.shape
+        torch.Size([8, 2])
     """
 
     step_size: float | None = None

@@ -71,6 +71,14 @@ class ReplicaExchange(Sampler):
 
     Raises:
         InvalidInput: a ladder that does not rise from 1, fewer than two rungs, swap_every < 1.
+
+    Example:
+        >>> import torch, driftwell as dw
+        >>> well = lambda z: 0.5 * (z**2).sum(dim=1)
+        >>> sampler = dw.ReplicaExchange((1.0, 2.0), step_size=0.5)
+        >>> chains = dw.sample(well, torch.zeros(8, 2), steps=20, sampler=sampler, seed=0)
+        >>> chains.z.shape
+        torch.Size([8, 2])
     """
 
     papers = (HUKUSHIMA_NEMOTO,)
