@@ -74,7 +74,7 @@ def log_partition(
     chains: int = 256,
     levels: int = 500,
     seed: int = 0,
-    step_fraction: float = 0.5,
+    step_fraction: float = 2.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> LogPartition:
     """Log-partition function by annealed importance sampling, from Neal, *Annealed importance

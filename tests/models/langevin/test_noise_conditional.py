@@ -94,7 +94,8 @@ def blobs(count: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module", params=[0.0, 1.0], ids=["unlabelled", "labelled"])
 def trained(request: pytest.FixtureRequest) -> DenoisingTrainer:
     states, labels = blobs()
-    trainer = DenoisingTrainer(replace(RECIPE, label_scale=request.param), states, 0, labels)
+    recipe = replace(RECIPE, label_scale=request.param, contrast_share=0.0)
+    trainer = DenoisingTrainer(recipe, states, 0, labels)
     for index in range(RECIPE.updates):
         trainer.update(index)
     return trainer
@@ -112,6 +113,26 @@ def test_score_matching_learns_two_blobs(trained: DenoisingTrainer) -> None:
     assert float((mean[:, 0] - exact).abs().max()) < 0.25
     baseline = u[:, 0] * (4.04 / 5.04)  # what the uncoupled Gaussian machine says
     assert float((baseline - exact).abs().max()) > 0.6
+
+
+def test_walkers_pull_sampling_towards_the_data() -> None:
+    """Start from a machine that samples too widely: the contrastive part must mend it."""
+    states, _ = blobs()
+    recipe = replace(RECIPE, updates=700, contrast_share=0.4, contrast_rate=5e-3, batch=16,
+                     learning_rate=2e-3, sample_steps=12)  # fmt: skip
+    trainer = DenoisingTrainer(recipe, states, 0)
+    gaps = []
+    for index in range(700):
+        if index == trainer.contrast_from:
+            gaps.append(_wasserstein(annealed_sample(trainer.machine, recipe, 1000, 3), states))
+        trainer.update(index)
+    gaps.append(_wasserstein(annealed_sample(trainer.machine, recipe, 1000, 3), states))
+    assert gaps[1] < 0.7 * gaps[0]
+
+
+def _wasserstein(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Distance between the laws of the first coordinate."""
+    return float((a[:1000, 0].sort().values - b[:1000, 0].sort().values).abs().mean())
 
 
 def test_annealed_samples_follow_their_labels(trained: DenoisingTrainer) -> None:
@@ -133,17 +154,20 @@ def test_sample_number_i_is_the_same_whatever_the_count(trained: DenoisingTraine
     torch.testing.assert_close(part, whole[5:9], rtol=1e-4, atol=1e-5)
 
 
-def test_going_on_is_bit_for_bit_the_unbroken_run() -> None:
+@pytest.mark.parametrize("stop", [3, 6, 9])
+def test_going_on_is_bit_for_bit_the_unbroken_run(stop: int) -> None:
+    """Before, at and after the beginning of the contrastive part (update 6)."""
     states, labels = blobs(300)
-    whole = DenoisingTrainer(RECIPE, states, 1, labels)
-    broken = DenoisingTrainer(RECIPE, states, 1, labels)
-    for index in range(7):
+    recipe = replace(RECIPE, updates=12, contrast_share=0.5, label_scale=1.0, chains=30)
+    whole = DenoisingTrainer(recipe, states, 1, labels)
+    broken = DenoisingTrainer(recipe, states, 1, labels)
+    for index in range(12):
         whole.update(index)
-        if index < 4:
+        if index < stop:
             broken.update(index)
-    fresh = DenoisingTrainer(RECIPE, states, 1, labels)
+    fresh = DenoisingTrainer(recipe, states, 1, labels)
     fresh.restore(broken.tensors())
-    for index in range(4, 7):
+    for index in range(stop, 12):
         fresh.update(index)
     for name, tensor in whole.tensors().items():
         assert torch.equal(tensor, fresh.tensors()[name]), name
@@ -161,9 +185,7 @@ def test_inpainting_keeps_known_pixels_and_denoising_finds_the_level() -> None:
     images[:, 0] = images[:, 2]  # the top row repeats the bottom row
     transform = Whitening.fit(images, scaling=PlainScaling(-1, 1), unit_variance=False)
     states = transform.forward(images).detach()
-    trainer = DenoisingTrainer(
-        replace(RECIPE, updates=300), states, 0, components=transform.components
-    )
+    trainer = DenoisingTrainer(replace(RECIPE, updates=300), states, 0, axes=transform)
     for index in range(300):
         trainer.update(index)
     flat = images.reshape(400, 9)
@@ -185,7 +207,7 @@ def test_inpainting_keeps_known_pixels_and_denoising_finds_the_level() -> None:
         (lambda: NoiseConditionalMachine(torch.ones(2), 0), "hidden >= 1"),
         (lambda: NoiseConditionalMachine(torch.ones(2), 2, sigma_min=2.0, sigma_max=1.0),
          "0 < min < max"),
-        (lambda: NoiseConditionalMachine(torch.ones(2), 2, detectors=torch.ones(3, 2)),
+        (lambda: NoiseConditionalMachine(torch.ones(2), 2, detectors=(torch.ones(3, 2), torch.ones(3))),
          r"detectors must be \(hidden, K\) = \(2, 2\)"),
         (lambda: machine().energy(torch.zeros(1, 3)), r"needs x = \(sigma, labels\)"),
         (lambda: machine().energy(torch.zeros(1, 4), machine().condition(1, 1.0)), "shape"),

@@ -13,9 +13,11 @@ from driftwell.core.errors import InvalidInput
 from driftwell.core.noise import Purpose, normal, permutation, uniform
 from driftwell.core.papers import Paper
 from driftwell.core.world import World
+from driftwell.data import Whitening
 from driftwell.models.langevin.noise_conditional import Condition, NoiseConditionalMachine
 from driftwell.models.langevin.presets import Recipe
 from driftwell.models.langevin.trainer import check_states
+from driftwell.models.langevin.walkers import Walkers
 
 VINCENT = Paper(
     key="vincent2011connection",
@@ -26,7 +28,10 @@ VINCENT = Paper(
     doi="10.1162/NECO_a_00142",
 )
 WARM_UP = 100
+CONTRAST_WARM_UP = 50
 SILENCED = 0.15
+DETECTOR_GAIN = 1.5
+LIVE = 0.02
 SAMPLED = "machine."
 TRAINED = "trained."
 
@@ -34,14 +39,21 @@ TRAINED = "trained."
 @final
 class DenoisingTrainer:
     """Denoising score matching over noise levels, from Vincent, *A connection between score
-    matching and denoising autoencoders*, 2011, and Song and Ermon, 2019, arXiv:1907.05600.
+    matching and denoising autoencoders*, 2011, and Song and Ermon, 2019, arXiv:1907.05600, then
+    contrastive learning along the annealed way.
 
-        minimise  < || sigma dE/du(u + sigma n | sigma) - n ||^2 >
+        D = < || sigma dE/du(u + sigma n | sigma) - n ||^2 >
+        C = < E(u + sigma n | sigma) >_data - < E(u' | sigma) >_walkers
 
-    over data u, n ~ N(0, I) and log sigma uniform. Its minimum is the smoothed density of the
-    data at every level. Levels, noise and data order are keyed by the update's index, so a run
-    that stops and goes on is bit for bit the run that did not stop. What is sampled from is a
-    running average of the parameters.
+    over data u, n ~ N(0, I), log sigma uniform in D; in C every walker u' of annealed sampling is
+    set against a datum of its own label and level. D alone is minimised first; the last
+    `contrast_share` of the updates minimise D + C, which mends what score matching does not see:
+    the weights of separate modes, and what a finite number of sampling steps does. The gradient
+    of C in J_vh and b is the local rule of Yu, Huang and Huang, 2025.
+
+    Levels, noise, walkers and data order are keyed by the update's index, so a run that stops and
+    goes on is bit for bit the run that did not stop. What is sampled from is a running average of
+    the parameters.
 
     Args:
         recipe: the settings, with ``learning="denoising"``.
@@ -49,8 +61,8 @@ class DenoisingTrainer:
         seed: of start couplings, noise and data order.
         labels: class index of each datum, int64 (n_data,), or None.
         world: processes each batch is split over.
-        components: principal axes of the states in pixels, (K, pixels): hidden neurons then start
-            as detectors of the most variable pixels; None: they start at random.
+        axes: the transform that made the states: hidden neurons then start as detectors of the
+            pixels that vary; None: all start at random.
 
     Raises:
         InvalidInput: no data, NaN in it, or data that are all equal.
@@ -63,7 +75,7 @@ class DenoisingTrainer:
         seed: int,
         labels: Tensor | None = None,
         world: World | None = None,
-        components: Tensor | None = None,
+        axes: Whitening | None = None,
     ) -> None:
         check_states(states)
         self.recipe, self.states, self.seed = recipe, states, seed
@@ -74,45 +86,92 @@ class DenoisingTrainer:
         spread = float(variance.sum().sqrt())
         if not spread > 0.0:
             raise InvalidInput("all training data are equal; there is nothing to learn from them")
+        detectors = self._detectors(variance, axes)
         classes = 0 if self.labels is None else int(self.labels.max()) + 1
         self.trained = NoiseConditionalMachine(
-            variance, recipe.hidden, classes, recipe.noise_low * spread,
-            recipe.noise_high * spread, seed, self._detectors(variance, components),
+            variance, len(detectors[1]), classes, recipe.noise_low * spread,
+            recipe.noise_high * spread, seed, detectors,
         ).to(states.device)  # fmt: skip
         if self.labels is not None:
             self.trained.frequency.copy_(torch.bincount(self.labels, minlength=classes))
         self.machine = copy.deepcopy(self.trained).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.trained.parameters(), recipe.learning_rate)
+        self.contrast_from = round(recipe.updates * (1.0 - recipe.contrast_share))
+        self.walkers: Walkers | None = None
 
-    def _detectors(self, variance: Tensor, components: Tensor | None) -> Tensor | None:
-        """Rows sqrt(lambda_k) P_ki of the most variable pixels i; random rows if there are more."""
-        if components is None:
-            return None
-        pixels = (components * variance.sqrt()[:, None]).T
-        order = pixels.square().sum(dim=1).argsort(descending=True, stable=True)
-        rows = pixels[order[: self.recipe.hidden]]
-        spare = self.recipe.hidden - len(rows)
-        more = normal(
-            (spare, len(variance)), seed=self.seed, purpose=Purpose.PARAMETERS, chains=spare,
-            step=1, dtype=rows.dtype, device=rows.device,
-        ) if spare else rows[:0]  # fmt: skip
-        return torch.cat([rows, more / math.sqrt(len(variance))])
+    def _detectors(self, variance: Tensor, axes: Whitening | None) -> tuple[Tensor, Tensor]:
+        """Start of J_hv and c: gain * (mean + P^T sqrt(lambda) .)_i of each live pixel i."""
+        K, spare = len(variance), self.recipe.hidden
+        random = normal(
+            (spare, K), seed=self.seed, purpose=Purpose.PARAMETERS, chains=spare, step=1,
+            dtype=variance.dtype, device=variance.device,
+        ) / math.sqrt(K)  # fmt: skip
+        if axes is None:
+            return random, torch.zeros_like(random[:, 0])
+        rows = DETECTOR_GAIN * (axes.components.to(variance) * variance.sqrt()[:, None]).T
+        live = rows.square().sum(dim=1).sqrt() > LIVE
+        bias = DETECTOR_GAIN * axes.mean.to(variance)[live]
+        return torch.cat([rows[live], random]), torch.cat([bias, torch.zeros_like(random[:, 0])])
+
+    # ------------------------------------------------------------------ one update
 
     def update(self, index: int) -> dict[str, float]:
         """One parameter update.
 
         Returns:
-            ``loss``: the objective per coordinate; 1 for a machine that knows nothing.
+            ``loss``: D per coordinate, 1 for a machine that knows nothing; ``contrast``: C, the
+            mean energy gap between data and walkers (0 before the contrastive part).
         """
+        walkers = self._walkers(index)
         u, x, n = self._noisy_batch(index)
-        loss = (x[0][:, None] * self.trained.gradient(u, x) - n).square().sum(dim=1).mean()
+        matched = (x[0][:, None] * self.trained.gradient(u, x) - n).square().sum() / self.batch
+        gap = torch.zeros(()) if walkers is None else self._energy_gap(walkers, index)
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        (mean_loss,) = self._share_gradients(loss.detach(), len(u))
+        torch.autograd.backward(matched + gap)
+        D, C = self._share(matched.detach(), gap.detach())
         self._set_rate(index)
         self.optimizer.step()
         self._average(index)
-        return {"loss": float(mean_loss) / self.machine.n}
+        return {"loss": float(D) / self.machine.n, "contrast": float(C)}
+
+    def _energy_gap(self, walkers: Walkers, index: int) -> Tensor:
+        """C of this process's walkers, as its share of the mean over all."""
+        steps = self.recipe.langevin_steps
+        t = (index - self.contrast_from) * steps
+        x = walkers.walk(t, steps)
+        model = self.trained.energy(walkers.u, x)
+        noise = normal(
+            tuple(walkers.u.shape), seed=self.seed, purpose=Purpose.DATA, chains=walkers.ids,
+            step=index, leaf=4, dtype=self.states.dtype,
+        )  # fmt: skip
+        data = self._alike(walkers, index) + x[0][:, None] * noise
+        return (self.trained.energy(data, x) - model).sum() / self.recipe.chains
+
+    def _alike(self, walkers: Walkers, index: int) -> Tensor:
+        """A keyed datum of each walker's label, (walkers, K)."""
+        r = uniform(
+            (len(walkers.ids), 1), seed=self.seed, purpose=Purpose.DATA, chains=walkers.ids,
+            step=index, leaf=5, dtype=torch.float64,
+        )[:, 0]  # fmt: skip
+        if self.labels is None:
+            return self.states[(r * len(self.states)).long()]
+        order = self.labels.argsort(stable=True)
+        count = torch.bincount(self.labels, minlength=self.machine.labels)
+        first = count.cumsum(0) - count
+        place = first[walkers.labels] + (r * count[walkers.labels]).long()
+        return self.states[order[place]]
+
+    def _walkers(self, index: int) -> Walkers | None:
+        """None before the contrastive part; the walkers, run in, when it begins.
+
+        It begins from the averaged parameters, with fresh optimizer moments.
+        """
+        if index == self.contrast_from:
+            self.trained.load_state_dict(self.machine.state_dict())
+            self.optimizer.state.clear()
+            self.walkers = Walkers(self.trained, self.recipe, self.seed, self.world)
+            self.walkers.run_in()
+        return self.walkers
 
     def _noisy_batch(self, index: int) -> tuple[Tensor, Condition, Tensor]:
         """This process's share: u + sigma n, its condition, and n."""
@@ -142,27 +201,35 @@ class DenoisingTrainer:
         order = permutation(n, seed=self.seed, purpose=Purpose.DATA, step=epoch)
         return order[position * self.batch : (position + 1) * self.batch].to(device)
 
-    def _share_gradients(self, loss: Tensor, rows: int) -> tuple[Tensor, ...]:
+    def _share(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Sum gradients and values over the processes; each holds its share of every mean."""
         if self.world.size == 1:
-            return (loss,)
+            return values
         parameters = list(self.trained.parameters())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        loss, *shared = self.world.mean(loss, *gradients, rows=rows)
-        for parameter, gradient in zip(parameters, shared, strict=True):
+        summed = self.world.sum(*values, *gradients)
+        for parameter, gradient in zip(parameters, summed[len(values) :], strict=True):
             parameter.grad = gradient
-        return (loss,)
+        return summed[: len(values)]
 
     def _set_rate(self, index: int) -> None:
         r = self.recipe
-        factor = min(1.0, (index + 1) / WARM_UP)
-        if r.decay == "cosine":
-            factor *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, index / r.updates))
+        if index >= self.contrast_from:
+            done = index - self.contrast_from
+            left = max(0.0, (r.updates - index) / max(1, r.updates - self.contrast_from))
+            rate = r.contrast_rate * min(1.0, (done + 1) / CONTRAST_WARM_UP)
+            rate *= max(min(1.0, 2.0 * left), 0.02)  # beyond `updates`: a small constant rate
+        else:
+            rate = r.learning_rate * min(1.0, (index + 1) / WARM_UP)
+            if r.decay == "cosine":
+                rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, index / self.contrast_from))
         for group in self.optimizer.param_groups:
-            group["lr"] = r.learning_rate * factor
+            group["lr"] = rate
 
     def _average(self, index: int) -> None:
-        # Short runs average over a tenth of their length, so that the start is forgotten.
-        weight = max(1.0 - self.recipe.averaging, 10.0 / (index + 10.0))
+        # Each part averages over a tenth of its length at first, so that its start is forgotten.
+        since = index - self.contrast_from if index >= self.contrast_from else index
+        weight = max(1.0 - self.recipe.averaging, 10.0 / (since + 10.0))
         with torch.no_grad():
             for kept, new in zip(self.machine.parameters(), self.trained.parameters(), strict=True):
                 kept.lerp_(new, weight)
@@ -178,6 +245,10 @@ class DenoisingTrainer:
         for name, parameter in self.trained.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 kept[f"optimizer.{name}.{key}"] = value
+        if self.walkers is not None:
+            gathered = (self.world.gather(t, self.recipe.chains)
+                        for t in (self.walkers.u, self.walkers.labels))  # fmt: skip
+            kept["walkers.u"], kept["walkers.labels"] = gathered
         return {name: tensor.detach().contiguous().clone() for name, tensor in kept.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -202,3 +273,8 @@ class DenoisingTrainer:
                      if k.startswith(prefix)}  # fmt: skip
             if state:
                 self.optimizer.state[parameter] = state
+        if "walkers.u" in tensors:
+            mine = self.world.slice(self.recipe.chains)
+            self.walkers = Walkers(self.trained, self.recipe, self.seed, self.world)
+            self.walkers.u = tensors["walkers.u"][mine].to(self.states).clone()
+            self.walkers.labels = tensors["walkers.labels"][mine].to(self.states.device).clone()

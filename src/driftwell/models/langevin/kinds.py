@@ -40,7 +40,7 @@ def make_trainer(
     """
     if recipe.learning == "contrastive":
         return MachineTrainer(recipe, states, seed, labels, world)
-    axes = transform.components if isinstance(transform, Whitening) else None
+    axes = transform if isinstance(transform, Whitening) else None
     return DenoisingTrainer(recipe, states, seed, labels, world, axes)
 
 

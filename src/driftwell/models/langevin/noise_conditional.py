@@ -57,7 +57,7 @@ class NoiseConditionalMachine(Energy):
         sigma_min: lowest noise level, in units of u.
         sigma_max: highest.
         seed: of the keyed start couplings.
-        detectors: start of J_hv, (hidden, K); None: random.
+        detectors: start of J_hv (hidden, K) and of c (hidden,); None: random and zero.
 
     Raises:
         InvalidInput: a negative variance, no hidden neurons, levels that are not
@@ -82,17 +82,17 @@ class NoiseConditionalMachine(Energy):
         sigma_min: float = 0.2,
         sigma_max: float = 4.0,
         seed: int = 0,
-        detectors: Tensor | None = None,
+        detectors: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if variance.ndim != 1 or not bool((variance >= 0).all()):
             raise InvalidInput("variance must be one number >= 0 for each coordinate, shape (K,)")
         if hidden < 1 or labels < 0:
             raise InvalidInput(f"hidden >= 1 and labels >= 0 are needed, got {hidden}, {labels}")
-        if detectors is not None and detectors.shape != (hidden, len(variance)):
+        if detectors is not None and detectors[0].shape != (hidden, len(variance)):
             raise InvalidInput(
                 f"detectors must be (hidden, K) = ({hidden}, {len(variance)}), "
-                f"got {tuple(detectors.shape)}"
+                f"got {tuple(detectors[0].shape)}"
             )
         if not 0.0 < sigma_min < sigma_max < float("inf"):
             raise InvalidInput(f"levels need 0 < min < max, got {sigma_min} and {sigma_max}")
@@ -103,10 +103,13 @@ class NoiseConditionalMachine(Energy):
         self.register_buffer("levels", levels)
         self.register_buffer("frequency", torch.full_like(variance[:1], 1.0).repeat(labels))
         K, H, C = self.n, hidden, labels + LEVEL_NEURONS
-        random = self._start(0, (H, K), 1 / math.sqrt(K), seed)
-        self.J_hv = nn.Parameter(random if detectors is None else detectors.detach().clone())
+        J_hv = self._start(0, (H, K), 1 / math.sqrt(K), seed)
+        c = torch.zeros(H, dtype=variance.dtype)
+        if detectors is not None:
+            J_hv, c = (start.detach().clone() for start in detectors)
+        self.J_hv = nn.Parameter(J_hv)
         self.J_hk = nn.Parameter(self._start(1, (H, C), START_CONTEXT, seed))
-        self.c = nn.Parameter(torch.zeros(H, dtype=variance.dtype))
+        self.c = nn.Parameter(c)
         self.J_vh = nn.Parameter(self._start(2, (K, H), START_FEEDBACK / math.sqrt(H), seed))
         self.J_vk = nn.Parameter(torch.zeros(K, C, dtype=variance.dtype))
         self.b = nn.Parameter(torch.zeros(K, dtype=variance.dtype))
@@ -145,8 +148,12 @@ class NoiseConditionalMachine(Energy):
             return None
         ids = torch.arange(first_chain, first_chain + count, device=self.frequency.device)
         r = uniform((count, 1), seed=seed, purpose=Purpose.INIT, chains=ids, step=0, leaf=1)
+        return self.labels_at(r[:, 0])
+
+    def labels_at(self, r: Tensor) -> Tensor:
+        """Class indices at quantiles r in (0, 1) of the training set's frequencies, int64."""
         edges = self.frequency.cumsum(0) / self.frequency.sum()
-        return torch.searchsorted(edges[:-1].contiguous(), r[:, 0].to(edges)).to(torch.int64)
+        return torch.searchsorted(edges[:-1].contiguous(), r.to(edges)).to(torch.int64)
 
     def at(self, sigma: float) -> LevelLaw:
         """The law of one noise level with silent label neurons, as an energy of its own."""

@@ -54,7 +54,8 @@ class Recipe:
         updates: length of a whole training.
         data_limit: how many images are used (first in file order), 0 for all.
         sample_steps: Langevin steps from noise when images are generated.
-        hidden: hidden neurons beside the visible ones.
+        hidden: hidden neurons beside the visible ones; denoising: those that start at random,
+            beside one that starts as a detector of each pixel that varies.
         clamped_steps: contrastive: Langevin steps of the hidden neurons given a datum, per update.
         label_scale: contrastive: amplitude of label neurons (+a for the class, -a for the
             others), 0 for none; denoising: 1 for label neurons, 0 for none.
@@ -67,6 +68,9 @@ class Recipe:
         levels: noise levels of annealed sampling, geometric from high to low.
         level_step: dt at noise level sigma, in units of sigma^2.
         averaging: decay of the running average of the parameters that is sampled from.
+        contrast_share: denoising: last part of `updates` in which walkers through the noise
+            levels are contrasted with the data as well.
+        contrast_rate: learning rate of that part.
     """
 
     learning: str = "contrastive"
@@ -100,9 +104,11 @@ class Recipe:
     components: int = 256
     noise_low: float = 0.015
     noise_high: float = 0.3
-    levels: int = 20
+    levels: int = 100
     level_step: float = 0.3
-    averaging: float = 0.999
+    averaging: float = 0.998
+    contrast_share: float = 0.15
+    contrast_rate: float = 5e-4
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -152,6 +158,11 @@ class Recipe:
                 "recipe: noise levels need 0 < noise_low < noise_high, got "
                 f"{self.noise_low} and {self.noise_high}"
             )
+        if not 0.0 <= self.contrast_share < 1.0 or not self.contrast_rate > 0.0:
+            raise InvalidInput(
+                "recipe: contrast_share must lie in [0, 1) and contrast_rate be positive, got "
+                f"{self.contrast_share} and {self.contrast_rate}"
+            )
         if not 0.0 < self.level_step <= 1.0 or not 0.0 <= self.averaging < 1.0:
             raise InvalidInput(
                 "recipe: level_step must lie in (0, 1] and averaging in [0, 1), got "
@@ -177,9 +188,9 @@ _PCD = Recipe()
 
 PRESETS: dict[str, Recipe] = {
     "default": Recipe(
-        learning="denoising", batch=256, learning_rate=2e-3, weight_decay=0.0, decay="cosine",
-        sampler="langevin", scaling="components", hidden=512, label_scale=1.0, updates=3000,
-        data_limit=0, sample_steps=100,
+        learning="denoising", batch=256, chains=256, langevin_steps=2, learning_rate=4e-3,
+        weight_decay=0.0, decay="cosine", sampler="langevin", scaling="components", hidden=128,
+        label_scale=1.0, updates=14_000, data_limit=0, sample_steps=100,
     ),
     "yu2025-v1": replace(
         _PCD, optimizer="sgd", learning_rate=5e-4, weight_decay=0.0, shrink=2e-6, bias=False,

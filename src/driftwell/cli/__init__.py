@@ -1,0 +1,1 @@
+"""The command line: `driftwell train, sample, measure, report, claims, doctor`."""
