@@ -207,7 +207,7 @@ def test_a_machine_of_noise_levels_is_measured_level_by_level(denoising_folder: 
     assert found.trace.reference[-1] == found.energy_held_out
     assert found.likelihood is None
     assert found.gap is None
-    assert len(found.spectrum.eigenvalues) == run.layout.visible + 16
+    assert len(found.spectrum.eigenvalues) == run.layout.visible + run.machine.hidden
     json.dumps(found.to_json(), allow_nan=False)
     page = render(run, found, draw(run, found))
     for name in ("samples", "walk", "traces", "neuron", "spectrum", "training"):

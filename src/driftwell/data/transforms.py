@@ -100,6 +100,9 @@ class PlainScaling:
     Args:
         low: x of a black pixel.
         high: x of a white one, above `low`.
+        shown_as_rate: show states by the rate, p = (tanh(x) + 1) / 2, instead of inverting the
+            map: what version 1 of the Neural Langevin Machine did. Black and white then come
+            back as (1 -+ tanh(1)) / 2.
 
     Raises:
         InvalidInput: low not below high.
@@ -112,6 +115,7 @@ class PlainScaling:
 
     low: float = -1.0
     high: float = 1.0
+    shown_as_rate: bool = False
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -125,6 +129,8 @@ class PlainScaling:
 
     def inverse(self, state: Tensor) -> Tensor:
         """p (n, d) of states x (n, d), clipped to [0, 1]."""
+        if self.shown_as_rate:
+            return 0.5 * (state.tanh() + 1.0)
         return ((state - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
 
     def to_symmetric(self, state: Tensor) -> Tensor:
@@ -132,7 +138,7 @@ class PlainScaling:
         return 2.0 * self.inverse(state) - 1.0
 
     def to_config(self) -> dict[str, Any]:
-        """``{"kind": "plain", "low": low, "high": high}``."""
+        """``{"kind": "plain", "low": low, "high": high, "shown_as_rate": shown}``."""
         return {"kind": "plain", **asdict(self)}
 
     @classmethod
@@ -142,7 +148,9 @@ class PlainScaling:
         Raises:
             InvalidInput: another kind, or an unknown key.
         """
-        return cls(**_settings(config, "plain", ("low", "high")))
+        shown = bool(config.get("shown_as_rate", False))
+        rest = {key: value for key, value in config.items() if key != "shown_as_rate"}
+        return cls(**_settings(rest, "plain", ("low", "high")), shown_as_rate=shown)
 
 
 Scaling = AtanhScaling | PlainScaling

@@ -81,7 +81,7 @@ def render(run: Run, found: Measurements, plates: dict[str, Plate]) -> str:
         neurons=len(found.spectrum.eigenvalues),
         pixelwise=not hasattr(run.transform, "components"),
         labels=0 if found.by_class is None else len(found.by_class),
-        hidden=run.recipe.hidden,
+        hidden=getattr(run.machine, "hidden", run.recipe.hidden),
         classes=", ".join(map(str, found.train.classes)),
         papers=papers_of(run.machine),
         comparison=_comparison_rows(found), chains=_chain_rows(run, found),

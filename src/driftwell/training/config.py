@@ -245,11 +245,6 @@ def _recipe(name: str, values: Mapping[str, Any], where: str) -> Recipe:
     changes = dict(values.get("recipe", {}))
     if values.get("precision") == "bfloat16":
         # the sampler's own mode, and so a setting of the recipe
-        if "matmul" not in _settings_of(Recipe()):
-            raise InvalidInput(
-                f"{toml.prefix(where)}precision bfloat16 is a mode of the samplers that recipes do "
-                "not offer: take medium, or sample with Langevin(matmul='bfloat16') in Python"
-            )
         changes["matmul"] = "bfloat16"
     complete = set(_settings_of(Recipe())) <= set(changes)
     return change_recipe(Recipe() if complete else preset(name), changes, where)

@@ -27,7 +27,7 @@ def build_transform(recipe: Recipe, images: Tensor) -> Transform:
         return AtanhScaling(recipe.clip)
     if recipe.scaling == "components":
         return _components(recipe, images)
-    return PlainScaling(-1.0, 1.0)
+    return PlainScaling(-1.0, 1.0, shown_as_rate=recipe.scaling == "raw")
 
 
 def _components(recipe: Recipe, images: Tensor) -> Transform:

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, replace
 
 from driftwell.core.errors import InvalidInput
-from driftwell.dynamics.laws import check_temperature
+from driftwell.dynamics.laws import Matmul, check_temperature
 from driftwell.sampling import Langevin, UnadjustedLangevin
 
 LEARNINGS = ("contrastive", "denoising")
@@ -15,6 +15,7 @@ SCALINGS = ("atanh", "plain", "raw", "components")
 OPTIMIZERS = ("adam", "sgd")
 SAMPLERS = ("langevin", "unadjusted")
 DECAYS = ("constant", "cosine")
+MATMULS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Recipe:
         levels: noise levels of annealed sampling, geometric from high to low.
         level_step: dt at noise level sigma, in units of sigma^2.
         averaging: decay of the running average of the parameters that is sampled from.
+        matmul: ``"float32"`` or ``"bfloat16"``, products of fused Langevin steps.
         contrast_share: denoising: last part of `updates` in which walkers through the noise
             levels are contrasted with the data as well.
         contrast_rate: learning rate of that part.
@@ -107,6 +109,7 @@ class Recipe:
     levels: int = 100
     level_step: float = 0.3
     averaging: float = 0.998
+    matmul: Matmul = "float32"
     contrast_share: float = 0.15
     contrast_rate: float = 5e-4
 
@@ -118,6 +121,7 @@ class Recipe:
             ("optimizer", OPTIMIZERS),
             ("sampler", SAMPLERS),
             ("decay", DECAYS),
+            ("matmul", MATMULS),
         ):
             if getattr(self, name) not in choices:
                 raise InvalidInput(
@@ -181,7 +185,8 @@ class Recipe:
     def make_sampler(self) -> Langevin | UnadjustedLangevin:
         """The sampler of this recipe."""
         dt = self.step_size or None
-        return Langevin(dt) if self.sampler == "langevin" else UnadjustedLangevin(dt)
+        kind = Langevin if self.sampler == "langevin" else UnadjustedLangevin
+        return kind(dt, matmul=self.matmul)
 
 
 _PCD = Recipe()

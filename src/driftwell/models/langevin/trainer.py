@@ -229,6 +229,7 @@ class MachineTrainer:
             x, m.J.detach(), m.b.detach(), steps=steps, step_size=self.dt,
             temperature=m.temperature, seed=self.seed, first_step=first, chains=ids,
             scheme="lm" if self.recipe.sampler == "langevin" else "em", onsager=onsager, free=free,
+            matmul=self.recipe.matmul,
         )  # fmt: skip
         return moved
 
