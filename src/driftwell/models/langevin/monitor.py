@@ -47,7 +47,7 @@ class ChainGap:
     def sentence(self) -> str:
         """What to tell the user."""
         return (
-            f"at update {self.update} the persistent chains no longer represent the model: their "
+            f"at update {self.update} the persistent chains do not represent the model: their "
             f"distance to fresh chains is {self.distance:.2f} (Monte-Carlo floor "
             f"{self.floor:.2f}); lower learning_rate or raise langevin_steps"
         )
