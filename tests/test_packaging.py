@@ -13,8 +13,21 @@ import pytest
 import driftwell
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".cff", ".yaml", ".c", ".h", ".html", ".j2", ".css", ".js"}
-KNOWN_SUFFIXES = {".py", ".typed", ".c", ".h", ".html", ".css", ".js", ".json", ".toml", ".pyi"}
+TEXT_SUFFIXES = {
+    ".py",
+    ".md",
+    ".toml",
+    ".txt",
+    ".cff",
+    ".yaml",
+    ".c",
+    ".h",
+    ".html",
+    ".j2",
+    ".css",
+    ".js",
+}
+KNOWN_SUFFIXES = {".py", ".typed", ".c", ".h", ".html", ".j2", ".css", ".js", ".json", ".toml", ".pyi"}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +104,7 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
         for path in files
         if path.is_file()
         and path.suffix in TEXT_SUFFIXES
-        and not {"_build", "__pycache__", "results"} & set(path.parts)
+        and not {"_build", "__pycache__", "results", ".venv"} & set(path.parts)
         and personal.search(path.read_text(encoding="utf-8", errors="replace"))
     ]
     assert not found

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from tests.sampling.quadrature import exact, two_neurons
 
 import driftwell as dw
-from tests.sampling.quadrature import exact, two_neurons
 
 SIGMAS = 4.5  # two-sided Gaussian tail 7e-6; ~40 comparisons stay below one failure in 1000
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
+from tests.sampling.quadrature import exact, two_neurons
 
 import driftwell as dw
 from driftwell.core.errors import InvalidInput
-from tests.sampling.quadrature import exact, two_neurons
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -32,7 +33,7 @@ def test_error_bar_covers_a_machine_of_16_neurons() -> None:
     """Independent runs differ by what their error bars say, and more levels shrink the bar."""
     path = dw.NeuralLangevinMachine(16, gain=1.0, seed=3).annealing_path()
     runs = [dw.log_partition(path, chains=300, levels=80, seed=s) for s in range(4)]
-    for a, b in zip(runs, runs[1:], strict=False):
+    for a, b in itertools.pairwise(runs):
         spread = math.hypot(a.standard_error, b.standard_error)
         assert abs(a.value - b.value) < 4.5 * spread
     coarse = dw.log_partition(path, chains=300, levels=8, seed=0)

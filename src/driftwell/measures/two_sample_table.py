@@ -122,10 +122,10 @@ def format_two_sample_table(table: dict[str, Any]) -> str:
         "ratio": ("nearest_ratio", 3),
         "copied": ("copied", 3),
     }
-    lines = [f"{'n = ' + str(table['size']):12}" + "".join(f"{head:>17}" for head in columns)]
+    lines = [f"{'n = ' + str(table['size']):12}" + "".join(f"{head:>19}" for head in columns)]
     for name in ROWS:
         cells = (_cell(table[name], key, digits) for key, digits in columns.values())
-        lines.append(f"{name:12}" + "".join(f"{cell:>17}" for cell in cells))
+        lines.append(f"{name:12}" + "".join(f"{cell:>19}" for cell in cells))
     return "\n".join(lines)
 
 

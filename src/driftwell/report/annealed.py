@@ -15,7 +15,7 @@ from driftwell.models.langevin.annealing import annealed_sample, noise_levels
 from driftwell.models.langevin.noise_conditional import NoiseConditionalMachine
 from driftwell.models.langevin.presets import Recipe
 from driftwell.report.sampled import OF_EACH_CLASS, Part, Sampled, most_varied
-from driftwell.report.trajectories import Trace, Walk, diagnostics_of
+from driftwell.report.trajectories import FollowedWalk, Trace, diagnostics_of
 from driftwell.sampling import Langevin, sample
 from driftwell.sampling.statistics import virial
 from driftwell.training.run import Run
@@ -127,7 +127,7 @@ def _noisy_energy(
 
 def _walk(
     machine: NoiseConditionalMachine, recipe: Recipe, seed: int, chain: int, neuron: int
-) -> Walk:
+) -> FollowedWalk:
     """One chain at the level half-way down (geometrically), its states cleaned by Tweedie."""
     sigma = math.sqrt(machine.sigma_min * machine.sigma_max)
     law = machine.at(sigma)
@@ -140,7 +140,7 @@ def _walk(
     closely = sample(law, walked, steps=NEURON_STEPS, keep=1, diagnostics=False)
     kept, fine = (leaves(c.kept if c.kept is not None else c.z)[0] for c in (walked, closely))
     dt = recipe.level_step * sigma**2
-    return Walk(
+    return FollowedWalk(
         steps=torch.arange(1, len(kept) + 1) * WALK_EVERY,
         states=law.posterior_mean(kept[:, 0]),
         neuron=neuron,

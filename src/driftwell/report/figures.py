@@ -19,7 +19,7 @@ from driftwell.report.style import (
     blank_figure,
     figure_style,
 )
-from driftwell.report.trajectories import Trace, Walk
+from driftwell.report.trajectories import FollowedWalk, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -274,7 +274,7 @@ def _curve(
     axes.plot([x[i + window // 2] for i in middles], smooth, color=colour, label=label)
 
 
-def neuron_activity(walk: Walk, height: int, width: int) -> Figure:
+def neuron_activity(walk: FollowedWalk, height: int, width: int) -> Figure:
     """State of one neuron in time, step by step."""
     with figure_style():
         figure = blank_figure(2.3)

@@ -19,7 +19,7 @@ from driftwell.report.annealed import sampled_by_annealing
 from driftwell.report.likelihood import Likelihood
 from driftwell.report.sampled import image_space, sampled_from_noise
 from driftwell.report.spectrum import Spectrum, coupling_spectrum
-from driftwell.report.trajectories import Trace, Walk
+from driftwell.report.trajectories import FollowedWalk, Trace
 from driftwell.training.images import held_out_images, training_images
 from driftwell.training.run import Run
 
@@ -91,7 +91,7 @@ class Measurements:
     spectrum: Spectrum
     likelihood: Likelihood | None
     gap: ChainGap | None
-    walk: Walk
+    walk: FollowedWalk
     generated: Tensor
     by_class: Tensor | None
     train: ImageSet

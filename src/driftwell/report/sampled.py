@@ -18,9 +18,9 @@ from driftwell.models.langevin.monitor import ChainGap, chain_gap
 from driftwell.models.langevin.trainer import label_code
 from driftwell.report.likelihood import Likelihood, held_out_likelihood
 from driftwell.report.trajectories import (
+    FollowedWalk,
     Progress,
     Trace,
-    Walk,
     diagnostics_of,
     followed_chain,
     traced_generation,
@@ -60,7 +60,7 @@ class Sampled:
     trace: Trace
     energy_train: float
     energy_held_out: float
-    walk: Walk
+    walk: FollowedWalk
     couplings: Tensor
     likelihood: Likelihood | None = None
     gap: ChainGap | None = None

@@ -55,7 +55,7 @@ class Trace:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Walk:
+class FollowedWalk:
     """One chain followed for a long time.
 
     Attributes:
@@ -145,7 +145,7 @@ def followed_chain(
     chain: int,
     neuron: int,
     progress: Progress | None = None,
-) -> Walk:
+) -> FollowedWalk:
     """One chain from noise, kept at about 400 evenly spaced steps, then one neuron step by step.
 
     Args:
@@ -184,7 +184,7 @@ def followed_chain(
     if not isinstance(kept, Tensor) or not isinstance(fine, Tensor):
         raise InvalidInput("the state of a machine is one tensor")
     dt = float(getattr(walked.state.sampler, "step_size"))  # noqa: B009
-    return Walk(
+    return FollowedWalk(
         steps=torch.arange(1, len(kept) + 1) * every,
         states=kept[:, 0].clone(),
         neuron=neuron,

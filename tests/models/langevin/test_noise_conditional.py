@@ -24,6 +24,7 @@ RECIPE = Recipe(
     sample_steps=60, noise_low=0.05, noise_high=0.6, scaling="components", decay="cosine",
     averaging=0.99,
 )  # fmt: skip
+WRONG = (torch.ones(3, 2), torch.ones(3))
 
 
 def machine(labels: int = 0, untrained: bool = False) -> NoiseConditionalMachine:
@@ -207,7 +208,7 @@ def test_inpainting_keeps_known_pixels_and_denoising_finds_the_level() -> None:
         (lambda: NoiseConditionalMachine(torch.ones(2), 0), "hidden >= 1"),
         (lambda: NoiseConditionalMachine(torch.ones(2), 2, sigma_min=2.0, sigma_max=1.0),
          "0 < min < max"),
-        (lambda: NoiseConditionalMachine(torch.ones(2), 2, detectors=(torch.ones(3, 2), torch.ones(3))),
+        (lambda: NoiseConditionalMachine(torch.ones(2), 2, detectors=WRONG),
          r"detectors must be \(hidden, K\) = \(2, 2\)"),
         (lambda: machine().energy(torch.zeros(1, 3)), r"needs x = \(sigma, labels\)"),
         (lambda: machine().energy(torch.zeros(1, 4), machine().condition(1, 1.0)), "shape"),
