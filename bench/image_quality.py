@@ -63,7 +63,8 @@ def main(given: list[str] | None = None) -> int:
     except InvalidInput as reason:
         print(f"image_quality was left out: {reason}")
         return 0
-    _default(bench, [b for b in BUDGETS if b < 0.7 * total] + [total])
+    longest = min(total, chosen.longest or total)
+    _default(bench, [b for b in BUDGETS if b < 0.7 * longest] + [longest])
     _paper(bench, [t for t in TIMES if t < 0.9 * total] + [total],
            200 if chosen.quick else PAPER_STEPS, full=not chosen.quick)  # fmt: skip
     comparison = compare(bench.rows)
@@ -84,6 +85,7 @@ def _options(given: list[str] | None) -> argparse.Namespace:
     chosen = options(
         __doc__,
         ("--minutes", {"type": float, "help": "of training for each of the two (15)"}),
+        ("--longest", {"type": float, "help": "longest training of default in seconds"}),
         ("--precision", {"choices": ("highest", "medium"), "default": "highest",
                          "help": "of torch's float32 products, for both"}),
         given=given,

@@ -58,6 +58,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean nothing")
     parser.add_argument("--long", action="store_true", help="more repeats; two hours of training")
     parser.add_argument("--minutes", type=float, help="of training in image_quality, each (15)")
+    parser.add_argument("--longest", type=float,
+                        help="longest training of default in image_quality, seconds")  # fmt: skip
     parser.add_argument("--precision", choices=("highest", "medium"),
                         help="of torch's float32 products in image_quality (highest)")  # fmt: skip
     return parser.parse_args()
@@ -66,7 +68,7 @@ def _options() -> argparse.Namespace:
 def _passed_on(chosen: argparse.Namespace, name: str) -> list[str]:
     flags = [f"--{flag}" for flag in ("quick", "long") if getattr(chosen, flag)]
     if name == "image_quality":
-        for option in ("minutes", "precision"):
+        for option in ("minutes", "longest", "precision"):
             if getattr(chosen, option) is not None:
                 flags += [f"--{option}", str(getattr(chosen, option))]
     return flags

@@ -24,7 +24,8 @@ from driftwell.core.state import (
 from driftwell.core.status import Status
 from driftwell.dynamics import Energy, as_energy
 from driftwell.sampling.recorder import Recorder, record_spacing
-from driftwell.sampling.samplers.overdamped import Langevin, Overdamped
+from driftwell.sampling.samplers.langevin import Langevin
+from driftwell.sampling.samplers.overdamped import Overdamped
 from driftwell.sampling.samplers.replica_exchange import ReplicaExchange
 from driftwell.sampling.samplers.sampler import Problem, Sampler
 from driftwell.sampling.step_size import largest_curvature

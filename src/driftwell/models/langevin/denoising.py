@@ -46,10 +46,12 @@ class DenoisingTrainer:
         C = < E(u + sigma n | sigma) >_data - < E(u' | sigma) >_walkers
 
     over data u, n ~ N(0, I), log sigma uniform in D; in C every walker u' of annealed sampling is
-    set against a datum of its own label and level. D alone is minimised first; the last
-    `contrast_share` of the updates minimise D + C, which mends what score matching does not see:
-    the weights of separate modes, and what a finite number of sampling steps does. The gradient
-    of C in J_vh and b is the local rule of Yu, Huang and Huang, 2025.
+    set against a datum of its own label and level. D is minimised first; the last
+    `contrast_share` of the updates follow C instead, which mends what score matching does not
+    see: the weights of separate modes, and what a finite number of sampling steps does. C's
+    gradient is the local rule of Yu, Huang and Huang, 2025, data minus model: with r = e / T and
+    d = phi'(h) * J_vh^T r the residuals per temperature, <r phi(h)^T> for J_vh and
+    <d (x / T)^T> for J_hv.
 
     Levels, noise, walkers and data order are keyed by the update's index, so a run that stops and
     goes on is bit for bit the run that did not stop. What is sampled from is a running average of
@@ -123,16 +125,22 @@ class DenoisingTrainer:
             mean energy gap between data and walkers (0 before the contrastive part).
         """
         walkers = self._walkers(index)
-        u, x, n = self._noisy_batch(index)
-        matched = (x[0][:, None] * self.trained.gradient(u, x) - n).square().sum() / self.batch
-        gap = torch.zeros(()) if walkers is None else self._energy_gap(walkers, index)
         self.optimizer.zero_grad()
-        torch.autograd.backward(matched + gap)
+        with torch.set_grad_enabled(walkers is None):
+            matched = self._mismatch(index)
+        gap = torch.zeros(()) if walkers is None else self._energy_gap(walkers, index)
+        torch.autograd.backward(matched if walkers is None else gap)
         D, C = self._share(matched.detach(), gap.detach())
         self._set_rate(index)
         self.optimizer.step()
         self._average(index)
         return {"loss": float(D) / self.machine.n, "contrast": float(C)}
+
+    def _mismatch(self, index: int) -> Tensor:
+        """D of this process's batch, as its share of the mean over all."""
+        u, x, n = self._noisy_batch(index)
+        error = x[0][:, None] * self.trained.gradient(u, x) - n
+        return error.square().sum() / self.batch
 
     def _energy_gap(self, walkers: Walkers, index: int) -> Tensor:
         """C of this process's walkers, as its share of the mean over all."""

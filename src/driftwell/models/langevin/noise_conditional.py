@@ -38,17 +38,19 @@ class NoiseConditionalMachine(Energy):
     and Ermon, *Generative modeling by estimating gradients of the data distribution*, 2019,
     arXiv:1907.05600.
 
-    Visible neurons hold the whitened noisy datum w, hidden ones follow it without delay (their
-    residual is zero), context neurons k hold the label and a code of the noise level sigma:
+    Coordinates u of the data have independent axes of variance lambda (principal components).
+    Visible neurons hold x = u / sqrt(lambda); the noise level sigma is a temperature of each; the
+    context neurons k hold the label and a code of sigma; hidden neurons follow without delay
+    (temperature zero, so that their residual vanishes):
 
-        w = u / sqrt(lambda + sigma^2),   q = sqrt(lambda / (lambda + sigma^2))
-        h = J_hv (q w) + J_hk k + c,      e = w - J_vh phi(h) - J_vk k - b
-        E(u | sigma, label) = 1/2 ||e||^2,   phi = tanh,   T = 1
+        T = 1 + sigma^2 / lambda
+        h = J_hv (x / T) + J_hk k + c
+        e = x - J_vh phi(h) - J_vk k - b
+        E(u | sigma, label) = 1/2 sum_k e_k^2 / T_k,   phi = tanh
 
-    u are coordinates with independent axes of variance lambda (principal components). With
-    J_vh = J_vk = b = 0 the law is exactly the Gaussian of the data's covariance plus noise, so
-    learning starts from there. The law at level sigma models the data plus noise N(0, sigma^2),
-    and u + sigma^2 F(u) is the posterior mean of the clean datum (Tweedie's formula).
+    With J_vh = J_vk = b = 0 the law is exactly the Gaussian of the data's covariance plus noise,
+    so learning starts from there. The law at level sigma models the data plus noise
+    N(0, sigma^2), and u + sigma^2 F(u) is the posterior mean of the clean datum (Tweedie).
 
     Args:
         variance: lambda of each coordinate, (K,).
@@ -169,18 +171,19 @@ class NoiseConditionalMachine(Energy):
         return unit * (self.variance + self.sigma_max**2).sqrt()
 
     def energy(self, z: State, x: Any = None) -> Tensor:
-        """E = 1/2 ||e||^2, (B,); differentiable in state and parameters."""
+        """E = 1/2 sum e^2 / T, (B,); differentiable in state and parameters."""
         e, _, _, _ = self._residual(*self._inputs(z, x))
         return 0.5 * (e * e).sum(dim=1)
 
     def gradient(self, z: State, x: Any = None) -> Tensor:
         """dE/du, (B, K); differentiable in the parameters.
 
-        (e - q * J_hv^T (phi'(h) * J_vh^T e)) / sqrt(lambda + sigma^2)
+        With r = e / T the residual of the visible neurons per temperature,
+        dE/du = (r - J_hv^T (phi'(h) * J_vh^T r) / T) / sqrt(lambda).
         """
         u, sigma, k = self._inputs(z, x)
         e, phi, q, scale = self._residual(u, sigma, k)
-        feedback = ((e @ self.J_vh) * (1.0 - phi * phi)) @ self.J_hv
+        feedback = (((q * e) @ self.J_vh) * (1.0 - phi * phi)) @ self.J_hv
         return (e - q * feedback) * scale
 
     def energy_and_force(self, z: State, x: Any = None) -> tuple[Tensor, State]:
@@ -188,7 +191,7 @@ class NoiseConditionalMachine(Energy):
         u, sigma, k = self._inputs(z, x)
         with torch.no_grad():
             e, phi, q, scale = self._residual(u, sigma, k)
-            feedback = ((e @ self.J_vh) * (1.0 - phi * phi)) @ self.J_hv
+            feedback = (((q * e) @ self.J_vh) * (1.0 - phi * phi)) @ self.J_hv
             return 0.5 * (e * e).sum(dim=1), (q * feedback - e) * scale
 
     def posterior_mean(self, u: Tensor, x: Condition) -> Tensor:
@@ -206,12 +209,16 @@ class NoiseConditionalMachine(Energy):
     def _residual(
         self, u: Tensor, sigma: Tensor, k: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """e / sqrt(T), phi(h), q = 1 / sqrt(T), and 1 / sqrt(lambda + sigma^2).
+
+        Written with u / sqrt(lambda + sigma^2) = x / sqrt(T), which stays finite at lambda = 0.
+        """
         total = self.variance + sigma[:, None] ** 2
         scale, q = total.rsqrt(), (self.variance / total).sqrt()
         w = u * scale
         context = torch.cat([k, self._level_code(sigma)], dim=1)
         phi = torch.tanh((q * w) @ self.J_hv.T + torch.addmm(self.c, context, self.J_hk.T))
-        e = w - phi @ self.J_vh.T - torch.addmm(self.b, context, self.J_vk.T)
+        e = w - q * (phi @ self.J_vh.T + torch.addmm(self.b, context, self.J_vk.T))
         return e, phi, q, scale
 
     def _level_code(self, sigma: Tensor) -> Tensor:

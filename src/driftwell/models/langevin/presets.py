@@ -71,7 +71,7 @@ class Recipe:
         averaging: decay of the running average of the parameters that is sampled from.
         matmul: ``"float32"`` or ``"bfloat16"``, products of fused Langevin steps.
         contrast_share: denoising: last part of `updates` in which walkers through the noise
-            levels are contrasted with the data as well.
+            levels are contrasted with the data instead.
         contrast_rate: learning rate of that part.
     """
 
@@ -110,8 +110,8 @@ class Recipe:
     level_step: float = 0.3
     averaging: float = 0.998
     matmul: Matmul = "float32"
-    contrast_share: float = 0.15
-    contrast_rate: float = 5e-4
+    contrast_share: float = 0.25
+    contrast_rate: float = 1.5e-4
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -193,9 +193,9 @@ _PCD = Recipe()
 
 PRESETS: dict[str, Recipe] = {
     "default": Recipe(
-        learning="denoising", batch=256, chains=256, langevin_steps=2, learning_rate=4e-3,
+        learning="denoising", batch=256, chains=256, langevin_steps=5, learning_rate=4e-3,
         weight_decay=0.0, decay="cosine", sampler="langevin", scaling="components", hidden=128,
-        label_scale=1.0, updates=14_000, data_limit=0, sample_steps=100,
+        label_scale=1.0, updates=8000, data_limit=0, sample_steps=100,
     ),
     "yu2025-v1": replace(
         _PCD, optimizer="sgd", learning_rate=5e-4, weight_decay=0.0, shrink=2e-6, bias=False,

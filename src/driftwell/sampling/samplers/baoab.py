@@ -9,7 +9,8 @@ from typing import Any, final
 from driftwell.core.errors import InvalidInput
 from driftwell.core.noise import Purpose
 from driftwell.core.state import State, tree_map
-from driftwell.sampling.samplers.overdamped import LEIMKUHLER_MATTHEWS, resolved
+from driftwell.sampling.samplers.langevin import LEIMKUHLER_MATTHEWS
+from driftwell.sampling.samplers.overdamped import resolved
 from driftwell.sampling.samplers.sampler import (
     Problem,
     Sampler,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from driftwell.core.noise import Purpose
 from driftwell.core.state import State, inner, tree_map, where
-from driftwell.sampling.samplers.overdamped import ROBERTS_TWEEDIE, resolved
+from driftwell.sampling.samplers.langevin import ROBERTS_TWEEDIE
+from driftwell.sampling.samplers.overdamped import resolved
 from driftwell.sampling.samplers.sampler import (
     Problem,
     Sampler,
