@@ -27,7 +27,19 @@ TEXT_SUFFIXES = {
     ".css",
     ".js",
 }
-KNOWN_SUFFIXES = {".py", ".typed", ".c", ".h", ".html", ".j2", ".css", ".js", ".json", ".toml", ".pyi"}
+KNOWN_SUFFIXES = {
+    ".py",
+    ".typed",
+    ".c",
+    ".h",
+    ".html",
+    ".j2",
+    ".css",
+    ".js",
+    ".json",
+    ".toml",
+    ".pyi",
+}
 
 
 @pytest.fixture(scope="module")

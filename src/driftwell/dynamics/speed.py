@@ -75,7 +75,7 @@ class SpeedEnergy(Energy):
     def energy(self, z: State, x: Any = None) -> Tensor:
         """E = 1/2 ||f(z)||^2, (B,)."""
         f = self.velocity(z, x)
-        return 0.5 * inner(f, f).to(leaves(z)[0].dtype)
+        return 0.5 * inner(f, f).to(leaves(z)[0].real.dtype)
 
     def energy_and_force(self, z: State, x: Any = None) -> tuple[Tensor, State]:
         """E (B,) and F = -Df^T f by one vector-Jacobian product, both detached."""
@@ -86,7 +86,7 @@ class SpeedEnergy(Energy):
                 f, inputs, grad_outputs=[part.detach() for part in f], allow_unused=True
             )
         speed = [part.detach() for part in f]
-        energy = 0.5 * inner(rebuild(z, speed), rebuild(z, speed)).to(inputs[0].dtype)
+        energy = 0.5 * inner(rebuild(z, speed), rebuild(z, speed)).to(inputs[0].real.dtype)
         force = [
             torch.zeros_like(leaf) if g is None else -g
             for leaf, g in zip(inputs, gradient, strict=True)

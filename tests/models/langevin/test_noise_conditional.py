@@ -21,7 +21,7 @@ from driftwell.testing import check_energy
 
 RECIPE = Recipe(
     learning="denoising", hidden=24, batch=128, learning_rate=1e-2, updates=900, levels=12,
-    sample_steps=60, noise_low=0.05, noise_high=0.6, scaling="components", decay="cosine",
+    sample_steps=60, noise_low=0.05, noise_high=1.2, scaling="components", decay="cosine",
     averaging=0.99,
 )  # fmt: skip
 WRONG = (torch.ones(3, 2), torch.ones(3))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
-from driftwell.core.noise import Purpose, normal, permutation, uniform
+from driftwell.core.noise import Purpose, normal, uniform
 from driftwell.core.papers import Paper
 from driftwell.core.world import World
 from driftwell.data import Whitening
+from driftwell.models.langevin.batches import Batches
 from driftwell.models.langevin.noise_conditional import Condition, NoiseConditionalMachine
 from driftwell.models.langevin.presets import Recipe
 from driftwell.models.langevin.trainer import check_states
@@ -83,7 +84,8 @@ class DenoisingTrainer:
         self.recipe, self.states, self.seed = recipe, states, seed
         self.world = world or World()
         self.labels = labels if recipe.label_scale else None
-        self.batch = min(recipe.batch, len(states))
+        self.batches = Batches(len(states), recipe.batch, seed, states.device)
+        self.batch = self.batches.batch
         variance = states.var(dim=0, correction=0)
         spread = float(variance.sum().sqrt())
         if not spread > 0.0:
@@ -96,6 +98,7 @@ class DenoisingTrainer:
         ).to(states.device)  # fmt: skip
         if self.labels is not None:
             self.trained.frequency.copy_(torch.bincount(self.labels, minlength=classes))
+            self.by_label = self.labels.argsort(stable=True)
         self.machine = copy.deepcopy(self.trained).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.trained.parameters(), recipe.learning_rate)
         self.contrast_from = round(recipe.updates * (1.0 - recipe.contrast_share))
@@ -163,11 +166,10 @@ class DenoisingTrainer:
         )[:, 0]  # fmt: skip
         if self.labels is None:
             return self.states[(r * len(self.states)).long()]
-        order = self.labels.argsort(stable=True)
-        count = torch.bincount(self.labels, minlength=self.machine.labels)
+        count = self.machine.frequency.long()
         first = count.cumsum(0) - count
         place = first[walkers.labels] + (r * count[walkers.labels]).long()
-        return self.states[order[place]]
+        return self.states[self.by_label[place]]
 
     def _walkers(self, index: int) -> Walkers | None:
         """None before the contrastive part; the walkers, run in, when it begins.
@@ -184,7 +186,7 @@ class DenoisingTrainer:
     def _noisy_batch(self, index: int) -> tuple[Tensor, Condition, Tensor]:
         """This process's share: u + sigma n, its condition, and n."""
         mine = self.world.slice(self.batch)
-        rows = self._batch(index)[mine]
+        rows = self.batches.rows(index)[mine]
         place = torch.arange(mine.start, mine.stop, device=self.states.device)
         m, dtype = self.trained, self.states.dtype
         r = uniform((len(rows), 1), seed=self.seed, purpose=Purpose.DATA, chains=place,
@@ -202,12 +204,6 @@ class DenoisingTrainer:
                     step=index, leaf=3)[:, 0]  # fmt: skip
         labels = torch.as_tensor(self.labels)[rows]
         return torch.where(r < SILENCED, torch.full_like(labels, -1), labels)
-
-    def _batch(self, index: int) -> Tensor:
-        n, device = len(self.states), self.states.device
-        epoch, position = divmod(index, n // self.batch)
-        order = permutation(n, seed=self.seed, purpose=Purpose.DATA, step=epoch)
-        return order[position * self.batch : (position + 1) * self.batch].to(device)
 
     def _share(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Sum gradients and values over the processes; each holds its share of every mean."""

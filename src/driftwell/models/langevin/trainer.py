@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
-from driftwell.core.noise import Purpose, normal, permutation
+from driftwell.core.noise import Purpose, normal
 from driftwell.core.world import World
+from driftwell.models.langevin.batches import Batches
 from driftwell.models.langevin.kernels import langevin_steps
 from driftwell.models.langevin.machine import NeuralLangevinMachine
 from driftwell.models.langevin.monitor import ChainGap, chain_gap
@@ -87,7 +88,8 @@ class MachineTrainer:
             )
         self.states, classes = _with_labels(recipe, states, labels)
         self.layout = Layout(states.shape[1], classes, recipe.hidden)
-        self.batch = min(recipe.batch, len(states))
+        self.batches = Batches(len(states), recipe.batch, seed, states.device)
+        self.batch = self.batches.batch
         self.machine = NeuralLangevinMachine(
             self.layout.n, recipe.temperature, recipe.bias, recipe.gain, recipe.zero_diagonal,
             seed, states.dtype,
@@ -168,7 +170,7 @@ class MachineTrainer:
 
     def _clamped_phase(self, index: int) -> Tensor:
         """This process's share of the batch, hidden neurons brought up to date."""
-        rows = self._batch(index)
+        rows = self.batches.rows(index)
         mine = self.world.slice(self.batch)
         data = self.states[rows[mine]]
         if self.hidden is None:
@@ -181,14 +183,6 @@ class MachineTrainer:
         )
         self.hidden[rows] = self.world.gather(x[:, known:].contiguous(), self.batch)
         return x
-
-    def _batch(self, index: int) -> Tensor:
-        n, device = len(self.states), self.states.device
-        if self.batch == n:
-            return torch.arange(n, device=device)
-        epoch, position = divmod(index, n // self.batch)
-        order = permutation(n, seed=self.seed, purpose=Purpose.DATA, step=epoch)
-        return order[position * self.batch : (position + 1) * self.batch].to(device)
 
     # ------------------------------------------------------------------ free phase
 
