@@ -179,3 +179,13 @@ def test_status_says_how_a_kernel_was_built() -> None:
     assert status.path is not None
     assert Path(status.path).is_file()
     assert "-O3" in status.flags
+
+
+@compiled_only
+def test_torchs_openmp_runtime_is_taken_and_no_other_packages() -> None:
+    """scikit-learn brings its own libgomp: a kernel on that one would spin against torch."""
+    pytest.importorskip("sklearn.cluster")
+    runtime = native._openmp_runtime()
+    if runtime is None:
+        pytest.skip("torch brought no libgomp")
+    assert runtime.startswith(str(Path(torch.__file__).parent))

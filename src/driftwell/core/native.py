@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch  # noqa: F401  (loads the OpenMP runtime that kernels must share)
+import torch  # loads the OpenMP runtime that kernels must share
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -252,16 +252,17 @@ def _compiler() -> str | None:
 
 
 def _openmp_runtime() -> str | None:
-    """The file of the GNU OpenMP runtime that torch brought into this process."""
+    """The file of the GNU OpenMP runtime that torch brought into this process.
+
+    Other packages (scikit-learn) bring one of their own, so torch's folder comes first.
+    """
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
-    for line in lines:
-        file = line.split(maxsplit=5)[-1]
-        if Path(file).name.startswith("libgomp"):
-            return file
-    return None
+    files = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
+    home = str(Path(torch.__file__).parent)  # with torch.libs beside it
+    return min(files, key=lambda file: (not file.startswith(home), file), default=None)
 
 
 def _cache_folder() -> Path:
