@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from driftwell.core.errors import InvalidInput
-from driftwell.core.state import State, tree_map
+from driftwell.core.state import State
 from driftwell.dynamics.laws import Matmul, Scheme
 from driftwell.sampling.samplers.langevin import LEIMKUHLER_MATTHEWS
 from driftwell.sampling.samplers.overdamped import (
     Overdamped,
     automatic_step,
     check_settings,
-    kick,
+    leimkuhler_matthews,
     resolved,
 )
 from driftwell.sampling.samplers.sampler import Problem, check_sampler_temperature
@@ -99,8 +99,5 @@ class AnnealedLangevin(Overdamped):
 
     def step(self, problem: Problem, z: State, carry: Any, step: int) -> tuple[State, Any]:
         """One Leimkuhler-Matthews step at the temperature of this step."""
-        _, force = problem.energy_and_force(z)
-        later = problem.normal(z, step + 1)
-        xi = tree_map(lambda a, b: 0.5 * (a + b), carry, later)
-        temperature = self.temperature_at(problem, step)
-        return kick(z, force, xi, resolved(self.step_size), temperature), later
+        dt, temperature = resolved(self.step_size), self.temperature_at(problem, step)
+        return leimkuhler_matthews(problem, z, carry, step, dt, temperature)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from driftwell.core.papers import Paper
-from driftwell.core.state import State, tree_map
+from driftwell.core.state import State
 from driftwell.dynamics.laws import Matmul, Scheme
 from driftwell.sampling.samplers.overdamped import (
     Overdamped,
     automatic_step,
     check_settings,
     kick,
+    leimkuhler_matthews,
     resolved,
 )
 from driftwell.sampling.samplers.sampler import Problem
@@ -85,11 +86,8 @@ class Langevin(Overdamped):
 
     def step(self, problem: Problem, z: State, carry: Any, step: int) -> tuple[State, Any]:
         """One Leimkuhler-Matthews step."""
-        _, force = problem.energy_and_force(z)
-        later = problem.normal(z, step + 1)
-        xi = tree_map(lambda a, b: 0.5 * (a + b), carry, later)
-        temperature = self.temperature_at(problem, step)
-        return kick(z, force, xi, resolved(self.step_size), temperature), later
+        dt, temperature = resolved(self.step_size), self.temperature_at(problem, step)
+        return leimkuhler_matthews(problem, z, carry, step, dt, temperature)
 
 
 @final

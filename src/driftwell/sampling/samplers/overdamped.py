@@ -78,6 +78,16 @@ def kick(z: State, force: State, xi: State, dt: float, temperature: float) -> St
     return tree_map(move, z, force, xi)
 
 
+def leimkuhler_matthews(
+    problem: Problem, z: State, xi: State, step: int, dt: float, temperature: float
+) -> tuple[State, State]:
+    """z + dt F + sqrt(2 T dt) (xi_n + xi_{n+1}) / 2, and xi_{n+1}."""
+    _, force = problem.energy_and_force(z)
+    later = problem.normal(z, step + 1)
+    mean = tree_map(lambda a, b: 0.5 * (a + b), xi, later)
+    return kick(z, force, mean, dt, temperature), later
+
+
 def resolved(step_size: float | None) -> float:
     """The step size of a resolved sampler.
 
