@@ -60,7 +60,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@torch_version='from importlib.metadata import version; print(version("torch"))'; \
 	before=$$($(BIN)/python -c "$$torch_version" 2>/dev/null); \
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) \
-	  -c constraints.txt -e '.[demo,dev,docs]' </dev/null || exit 1; \
+	  -c constraints.txt -e '.[demo,dev,docs,onnx]' </dev/null || exit 1; \
 	after=$$($(BIN)/python -c "$$torch_version"); \
 	case "$$before" in \
 	  ""|"$$after") echo "make setup: done, torch $$after" ;; \

@@ -312,7 +312,7 @@ class MixesSamples(Solver):
     def init(self, z):
         return ()
 
-    def step(self, z, fz, carry):
+    def step(self, z, fz, carry, f):
         return fz + 0.01 * (fz - z).mean(dim=0), ()
 
 
@@ -320,7 +320,7 @@ class MissesTheAnswer(Solver):
     def init(self, z):
         return ()
 
-    def step(self, z, fz, carry):
+    def step(self, z, fz, carry, f):
         return 0.5 * fz, ()
 
 
@@ -328,7 +328,7 @@ class ChangesItsArgument(Solver):
     def init(self, z):
         return ()
 
-    def step(self, z, fz, carry):
+    def step(self, z, fz, carry, f):
         return z.copy_(fz), ()
 
 
@@ -338,7 +338,7 @@ class AbsoluteRidge(Solver):
     def init(self, z):
         return (torch.zeros_like(z), torch.zeros_like(z), torch.zeros(len(z), 1, dtype=z.dtype))
 
-    def step(self, z, fz, carry):
+    def step(self, z, fz, carry, f):
         last_r, last_f, known = carry
         r = fz - z
         dr = r - last_r
@@ -351,7 +351,7 @@ class Detaches(Solver):
     def init(self, z):
         return ()
 
-    def step(self, z, fz, carry):
+    def step(self, z, fz, carry, f):
         return z + 0.5 * (fz - z).detach(), ()
 
 

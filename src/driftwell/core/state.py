@@ -54,8 +54,13 @@ def batch_size(z: State) -> int:
     return leaves(z)[0].shape[0]
 
 
-def check_state(z: State, name: str = "z0") -> State:
+def check_state(z: State, name: str = "z0", finite: bool = True) -> State:
     """Return `z` if it can be a state, else say what is wrong with it.
+
+    Args:
+        z: the candidate.
+        name: what the sentence calls it.
+        finite: look at the entries too, which compiled code cannot.
 
     Raises:
         InvalidInput: no tensor, no batch dimension, an empty batch, different batch sizes, an
@@ -81,6 +86,8 @@ def check_state(z: State, name: str = "z0") -> State:
                 f"all tensors of {name} must share the batch size, got "
                 f"{[tuple(t.shape) for t in tensors]}"
             )
+        if not finite:
+            continue
         bad = ~torch.isfinite(tensor)
         if bool(bad.any()):
             row = int(bad.reshape(tensor.shape[0], -1).any(dim=1).nonzero()[0])

@@ -3,7 +3,15 @@
 from driftwell.fixed_points.gradients.gradient import Gradient
 from driftwell.fixed_points.gradients.implicit import Implicit
 from driftwell.fixed_points.gradients.unrolled import Unrolled
-from driftwell.fixed_points.iteration import Outcome, Problem, iterate
+from driftwell.fixed_points.iteration import (
+    EarlyExit,
+    Loop,
+    Outcome,
+    Problem,
+    RunningMap,
+    iterate,
+)
+from driftwell.fixed_points.loops import FixedBudget, WhileLoop
 from driftwell.fixed_points.solvers.anderson import Anderson
 from driftwell.fixed_points.solvers.picard import Picard
 from driftwell.fixed_points.solvers.solver import Solver
@@ -11,13 +19,18 @@ from driftwell.fixed_points.verb import fixed_point
 
 __all__ = [
     "Anderson",
+    "EarlyExit",
+    "FixedBudget",
     "Gradient",
     "Implicit",
+    "Loop",
     "Outcome",
     "Picard",
     "Problem",
+    "RunningMap",
     "Solver",
     "Unrolled",
+    "WhileLoop",
     "fixed_point",
     "iterate",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
 
 from driftwell.core.errors import Diverged, NotConverged
 from driftwell.core.results import FixedPoint
+from driftwell.core.state import select
 from driftwell.core.status import Status
 from driftwell.fixed_points.solvers.solver import Solver
 
@@ -20,6 +22,59 @@ class FlatMap(Protocol):
     def __call__(self, z: Tensor, rows: Tensor | None = None, /) -> Tensor:
         """f(z), (b, D) like `z`; `rows` (b,) are the samples z holds, None for all."""
         ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Flat best iterates (B, D), with their own residuals, evaluations and `Status` codes (B,)."""
+
+    z: Tensor
+    residual: Tensor
+    steps: Tensor
+    status: Tensor
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors, in their order."""
+        return self.z, self.residual, self.steps, self.status
+
+
+class Loop(ABC):
+    """How the iteration is run and when it stops; a frozen dataclass of its settings."""
+
+    reads_values: ClassVar[bool]
+    """Whether Python looks at numbers while it runs: then it can be neither compiled nor batched.
+    """
+
+    @abstractmethod
+    def run(self, problem: Problem) -> Outcome:
+        """Iterate z = f(z) until every sample is finished or the budget is spent."""
+
+
+@final
+@dataclass(frozen=True)
+class EarlyExit(Loop):
+    """Stop as soon as every sample is finished: a Python loop, the default.
+
+    Example:
+        >>> import driftwell as dw
+        >>> dw.fixed_point(torch.cos, torch.zeros(1, 1), loop=EarlyExit()).status
+        tensor([0], dtype=torch.int8)
+    """
+
+    reads_values: ClassVar[bool] = True
+
+    def run(self, problem: Problem) -> Outcome:
+        """Iterate, dropping finished samples if the problem is compact."""
+        f, best, batch = RunningMap(problem), nothing_yet(problem), first_batch(problem)
+        while True:
+            fz = f(batch.z)
+            best, running = judge(problem, best, batch, fz, f.calls)
+            if f.calls >= problem.max_steps or not bool(running.any()):
+                return finish(best)
+            batch = advance(problem, batch._replace(running=running), fz, f)
+            if problem.compact and not bool(running.all()):
+                batch = _drop_finished(batch, problem.solver)
+                f.rows = batch.rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +89,10 @@ class Problem:
         max_steps: evaluations of f that are allowed.
         throw: raise if any sample fails.
         compact: drop finished samples from the batch.
+        atol: tolerance on |f(z) - z|, added to the relative one.
+        loop: how the iteration is run.
+        law: what the user gave as f, for solvers that use its structure; None in an adjoint.
+        x: the input that belongs to `law`.
     """
 
     f: FlatMap
@@ -43,20 +102,13 @@ class Problem:
     max_steps: int
     throw: bool = True
     compact: bool = False
+    atol: float = 0.0
+    loop: Loop = EarlyExit()
+    law: Any = None
+    x: Any = None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Flat best iterates (B, D), with their own residuals, evaluations and `Status` codes (B,)."""
-
-    z: Tensor
-    residual: Tensor
-    steps: Tensor
-    status: Tensor
-
-
-@dataclass(frozen=True)
-class _Batch:
+class Batch(NamedTuple):
     """Samples still in the batch: their rows (None: all), iterates, carry, and who is running."""
 
     rows: Tensor | None
@@ -65,44 +117,106 @@ class _Batch:
     running: Tensor
 
 
+class RunningMap:
+    """f of the samples in the batch, as a solver sees it; it counts its evaluations.
+
+    Attributes:
+        law: the callable the user gave, or None within an adjoint.
+        calls: evaluations so far.
+        rows: samples that are left, or None for all.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.law = problem.law
+        self.calls = 0
+        self.rows: Tensor | None = None
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """f(z) of flat states (b, D), in the dtype of `z`."""
+        self.calls += 1
+        return self._problem.f(z.to(self._problem.z0.dtype), self.rows).to(z.dtype)
+
+    @property
+    def x(self) -> Any:
+        """Input of the samples in the batch."""
+        x = self._problem.x
+        return x if x is None or self.rows is None else select(x, self.rows)
+
+
 def iterate(problem: Problem) -> Outcome:
-    """Iterate z = f(z) until every sample met `tol`, left the finite numbers or ran out of steps.
+    """Iterate z = f(z) until every sample met its tolerance, left the finite numbers or ran out.
 
     A sample's iterates do not depend on its neighbours: what is finished is frozen. Under grad
     mode the operations are recorded (`Unrolled`); judgements never are.
     """
-    z0, solver = problem.z0, problem.solver
+    return problem.loop.run(problem)
+
+
+def first_batch(problem: Problem) -> Batch:
+    """All samples at the start."""
+    z0 = problem.z0
+    carry = problem.solver.init(z0.detach().to(work_dtype(z0.dtype)))
+    running = torch.ones(z0.shape[0], dtype=torch.bool, device=z0.device)
+    return Batch(None, z0, carry, running)
+
+
+def nothing_yet(problem: Problem) -> Outcome:
+    """The outcome before f was ever evaluated."""
+    z0 = problem.z0
     samples, device = z0.shape[0], z0.device
-    tol = resolvable(problem.tol, z0.dtype)
-    best = Outcome(
+    return Outcome(
         z=z0,
-        residual=torch.full((samples,), torch.inf, dtype=_work(z0.dtype), device=device),
+        residual=torch.full((samples,), torch.inf, dtype=work_dtype(z0.dtype), device=device),
         steps=torch.zeros(samples, dtype=torch.int64, device=device),
         status=torch.full((samples,), int(Status.BUDGET_REACHED), dtype=torch.int8, device=device),
     )
-    running = torch.ones(samples, dtype=torch.bool, device=device)
-    batch = _Batch(None, z0, solver.init(z0.detach().to(_work(z0.dtype))), running)
-    for step in range(1, problem.max_steps + 1):
-        fz = problem.f(batch.z, batch.rows)
-        best, running = _judge(best, batch, fz, step, tol)
-        if step == problem.max_steps or not bool(running.any()):
-            break
-        z, fz = batch.z.to(_work(z0.dtype)), fz.to(_work(z0.dtype))
-        after, carry = solver.step(z, fz, batch.carry)
-        moved = torch.where(running[:, None], after.to(z0.dtype), batch.z)
-        batch = _Batch(batch.rows, moved, carry, running)
-        if problem.compact:
-            batch = _drop_finished(batch, solver)
-    never = torch.isinf(best.residual)  # f was not finite even at the start
+
+
+def judge(
+    problem: Problem, best: Outcome, batch: Batch, fz: Tensor, step: int | Tensor
+) -> tuple[Outcome, Tensor]:
+    """Best outcome after evaluation number `step` of f, and which samples of the batch run on."""
+    gap, size = _gap_and_size(batch.z, fz)
+    residual = gap / (size + torch.finfo(size.dtype).tiny ** 0.5)
+    met = gap <= resolvable(problem.tol, batch.z.dtype) * size + problem.atol
+    converged = batch.running & met
+    diverged = batch.running & ~torch.isfinite(residual)
+    kept = best if batch.rows is None else Outcome(*(part[batch.rows] for part in best.parts()))
+    better = converged | (batch.running & (residual < kept.residual))
+    # in int32, for which exported graphs know `where`
+    status = torch.where(converged, int(Status.CONVERGED), kept.status.to(torch.int32))
+    update = Outcome(
+        z=torch.where(better[:, None], batch.z, kept.z),
+        residual=torch.where(better, residual, kept.residual),
+        steps=torch.where(batch.running, step, kept.steps),
+        status=torch.where(diverged, int(Status.DIVERGED), status).to(torch.int8),
+    )
+    if batch.rows is not None:
+        pairs = zip(best.parts(), update.parts(), strict=True)
+        update = Outcome(*(whole.index_copy(0, batch.rows, part) for whole, part in pairs))
+    return update, batch.running & ~converged & ~diverged
+
+
+def advance(problem: Problem, batch: Batch, fz: Tensor, f: RunningMap) -> Batch:
+    """The batch after the solver's step; samples that do not run stay where they are."""
+    wide = work_dtype(batch.z.dtype)
+    after, carry = problem.solver.step(batch.z.to(wide), fz.to(wide), batch.carry, f)
+    z = torch.where(batch.running[:, None], after.to(batch.z.dtype), batch.z)
+    return batch._replace(z=z, carry=carry)
+
+
+def finish(best: Outcome) -> Outcome:
+    """The outcome as it is returned: no residual where f was not finite even at the start."""
+    never = torch.isinf(best.residual)
     return replace(best, residual=torch.where(never, torch.nan, best.residual))
 
 
 def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
     """Relative residual |f(z) - z| / |f(z)| of flat states, (B,), in float32 or wider."""
-    z, fz = z.detach().to(_work(z.dtype)), fz.detach().to(_work(z.dtype))
-    floor = torch.finfo(fz.dtype).tiny ** 0.5  # below it the squares of entries vanish
-    gap = torch.linalg.vector_norm(fz - z, dim=1)
-    residual: Tensor = gap / (torch.linalg.vector_norm(fz, dim=1) + floor)
+    gap, size = _gap_and_size(z, fz)
+    # below the added number the squares of entries vanish
+    residual: Tensor = gap / (size + torch.finfo(size.dtype).tiny ** 0.5)
     return residual
 
 
@@ -110,6 +224,11 @@ def resolvable(tol: float, dtype: torch.dtype) -> float:
     """`tol`, or the rounding of a half-precision dtype where that is coarser."""
     half = dtype in (torch.float16, torch.bfloat16)
     return max(tol, torch.finfo(dtype).eps) if half and tol > 0 else tol
+
+
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which solvers work and residuals are judged: float32 or wider."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def check_outcome(outcome: Outcome, what: str = "") -> None:
@@ -140,43 +259,13 @@ def failure(outcome: Outcome) -> tuple[str, bool]:
     return result.explain(worst) + count, bool(diverged.any())
 
 
-def _judge(
-    best: Outcome, batch: _Batch, fz: Tensor, step: int, tol: float
-) -> tuple[Outcome, Tensor]:
-    """Best outcome after f was evaluated, and which samples of the batch run on."""
-    residual = relative_residual(batch.z, fz)
-    converged = batch.running & (residual <= tol)
-    diverged = batch.running & ~torch.isfinite(residual)
-    if batch.rows is None:
-        kept = best
-    else:
-        kept = Outcome(*(part[batch.rows] for part in _parts(best)))
-    better = batch.running & (residual < kept.residual)
-    status = torch.where(converged, int(Status.CONVERGED), kept.status)
-    update = Outcome(
-        z=torch.where(better[:, None], batch.z, kept.z),
-        residual=torch.where(better, residual, kept.residual),
-        steps=torch.where(batch.running, step, kept.steps),
-        status=torch.where(diverged, int(Status.DIVERGED), status).to(torch.int8),
-    )
-    if batch.rows is not None:
-        rows = batch.rows
-        pairs = zip(_parts(best), _parts(update), strict=True)
-        update = Outcome(*(whole.index_copy(0, rows, part) for whole, part in pairs))
-    return update, batch.running & ~converged & ~diverged
+def _gap_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
+    """|f(z) - z| and |f(z)|, (B,), never recorded."""
+    z, fz = z.detach().to(work_dtype(z.dtype)), fz.detach().to(work_dtype(z.dtype))
+    return torch.linalg.vector_norm(fz - z, dim=1), torch.linalg.vector_norm(fz, dim=1)
 
 
-def _drop_finished(batch: _Batch, solver: Solver) -> _Batch:
-    if bool(batch.running.all()):
-        return batch
+def _drop_finished(batch: Batch, solver: Solver) -> Batch:
     kept = batch.running.nonzero().squeeze(1)
     rows = kept if batch.rows is None else batch.rows[kept]
-    return _Batch(rows, batch.z[kept], solver.select(batch.carry, kept), batch.running[kept])
-
-
-def _parts(outcome: Outcome) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return outcome.z, outcome.residual, outcome.steps, outcome.status
-
-
-def _work(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return Batch(rows, batch.z[kept], solver.select(batch.carry, kept), batch.running[kept])

@@ -22,7 +22,7 @@ from driftwell.core.state import (
 from driftwell.dynamics.laws import Map, call
 from driftwell.fixed_points.gradients.gradient import Gradient
 from driftwell.fixed_points.gradients.implicit import Implicit
-from driftwell.fixed_points.iteration import Problem
+from driftwell.fixed_points.iteration import EarlyExit, Loop, Problem
 from driftwell.fixed_points.solvers.anderson import Anderson
 from driftwell.fixed_points.solvers.solver import Solver
 
@@ -36,15 +36,18 @@ def fixed_point(
     gradient: Gradient = Implicit(),
     tol: float = 1e-4,
     max_steps: int = 100,
+    atol: float = 0.0,
     throw: bool = True,
     compact: bool = False,
+    loop: Loop = EarlyExit(),
 ) -> FixedPoint:
     """Fixed points z* = f(z*, x) of a batch, each sample to its own tolerance.
 
-    A sample is done when |f(z) - z| <= tol * |f(z)|, Euclidean over all its leaves; from then on
-    its state does not change, whatever its neighbours do. Returned is the iterate with the
-    smallest residual, and that residual. NaN or infinity in f ends a sample with the status
-    `DIVERGED` and the evaluation at which it appeared in `steps`.
+    A sample is done when |f(z) - z| <= tol * |f(z)| + atol, Euclidean over all its leaves; from
+    then on its state does not change, whatever its neighbours do. Returned is that iterate, or
+    the one with the smallest relative residual if none was good enough, and its residual. NaN or
+    infinity in f ends a sample with the status `DIVERGED` and the evaluation at which it appeared
+    in `steps`.
 
     Args:
         f: map z -> z, or (z, x) -> z if `x` is given; of the state's shapes and dtypes.
@@ -54,10 +57,13 @@ def fixed_point(
         gradient: how derivatives pass through the solve.
         tol: relative tolerance; 0 runs all steps unless f is hit exactly. In float16 and
             bfloat16 it is at least the dtype's rounding, 9.8e-4 and 7.8e-3.
-        max_steps: evaluations of f that are allowed, at least 1.
+        max_steps: evaluations of f that are allowed, at least 1; a solver that makes several in
+            a step finishes the step it is in.
+        atol: absolute tolerance, in the state's units, for fixed points at or near zero.
         throw: raise if a sample fails; otherwise its `status` says so.
         compact: drop finished samples from the batch that f sees. Every tensor of `x` must then
             be batch first, f must be row-wise and capture no per-sample tensor.
+        loop: `EarlyExit()`; `FixedBudget()` or `WhileLoop()` to compile, batch or export the solve.
 
     Raises:
         InvalidInput: a state that cannot be one, a map that changes its shape or dtype, a
@@ -74,8 +80,9 @@ def fixed_point(
         >>> found.explain(0)
         'sample 0 reached its tolerance: residual ... after ... steps'
     """
-    _check_settings(f, solver, gradient, tol, max_steps)
-    check_state(z0)
+    _check_settings(f, solver, gradient, tol, max_steps, atol)
+    _check_loop(loop, throw, compact)
+    check_state(z0, finite=loop.reads_values)
     if compact:
         _check_batch_first(x, leaves(z0)[0].shape[0])
     problem = Problem(
@@ -86,6 +93,10 @@ def fixed_point(
         max_steps=max_steps,
         throw=throw,
         compact=compact,
+        atol=float(atol),
+        loop=loop,
+        law=f,
+        x=x,
     )
     outcome = gradient.run(problem)
     return FixedPoint(
@@ -111,7 +122,9 @@ class _OfState:
         return flatten(value).to(z.dtype)
 
 
-def _check_settings(f: Any, solver: Solver, gradient: Gradient, tol: float, max_steps: int) -> None:
+def _check_settings(
+    f: Any, solver: Solver, gradient: Gradient, tol: float, max_steps: int, atol: float
+) -> None:
     if not callable(f):
         raise InvalidInput(f"f must be a Map or a callable f(z), got {type(f).__name__}")
     if not isinstance(solver, Solver):
@@ -120,8 +133,24 @@ def _check_settings(f: Any, solver: Solver, gradient: Gradient, tol: float, max_
         raise InvalidInput(f"gradient must be a Gradient such as Implicit(), got {gradient!r}")
     if not 0.0 <= tol < float("inf"):
         raise InvalidInput(f"tol must be finite and not negative, got {tol}")
+    if not 0.0 <= atol < float("inf"):
+        raise InvalidInput(f"atol must be finite and not negative, got {atol}")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise InvalidInput(f"max_steps must be an integer of at least 1, got {max_steps!r}")
+
+
+def _check_loop(loop: Loop, throw: bool, compact: bool) -> None:
+    if not isinstance(loop, Loop):
+        raise InvalidInput(f"loop must be a Loop such as EarlyExit(), got {loop!r}")
+    if loop.reads_values:
+        return
+    if throw:
+        raise InvalidInput(
+            f"{loop} cannot raise for a sample that fails: it never looks at numbers; "
+            "pass throw=False and read the result's status"
+        )
+    if compact:
+        raise InvalidInput(f"{loop} cannot drop samples; use compact=False")
 
 
 def _check_batch_first(x: Any, samples: int) -> None:

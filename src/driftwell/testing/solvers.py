@@ -12,6 +12,7 @@ from driftwell.core.noise import Purpose, normal
 from driftwell.core.state import State, leaves
 from driftwell.core.status import Status
 from driftwell.fixed_points import Unrolled, fixed_point
+from driftwell.fixed_points.iteration import Problem, RunningMap
 from driftwell.fixed_points.solvers.solver import Solver
 from driftwell.testing.conformance import require_that
 
@@ -80,10 +81,11 @@ def _check_pure_step(solver: Solver, name: str) -> None:
     a, x, _ = _problem()
     z = torch.zeros_like(x)
     carry = solver.init(z)
+    f = RunningMap(Problem(lambda z, rows=None: _affine(a)(z, x), z, solver, 0.0, 9))
     for _ in range(3):
-        fz = _affine(a)(z, x)
+        fz = f(z)
         before = z.clone(), fz.clone()
-        after, carry = solver.step(z, fz, carry)
+        after, carry = solver.step(z, fz, carry, f)
         same = torch.equal(z, before[0]) and torch.equal(fz, before[1])
         require_that(same, f"{name}.step changed its arguments in place")
         require_that(
@@ -159,9 +161,10 @@ def _check_alone(solver: Solver, name: str) -> None:
 def _check_fixed_start(solver: Solver, name: str) -> None:
     answer = _problem()[2]
     carry = solver.init(answer)
+    f = RunningMap(Problem(lambda z, rows=None: answer, answer, solver, 0.0, 9))
     z = answer
     for _ in range(4):
-        z, carry = solver.step(z, answer, carry)
+        z, carry = solver.step(z, answer, carry, f)
     gap = float((z - answer).norm())
     require_that(
         gap <= 1e-10,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
 from driftwell.core.papers import Paper
+from driftwell.fixed_points.solvers import anderson_kernel
 from driftwell.fixed_points.solvers.solver import Solver
+
+if TYPE_CHECKING:
+    from driftwell.fixed_points.iteration import RunningMap
 
 WALKER_NI = Paper(
     key="walker2011anderson",
@@ -27,7 +31,7 @@ class History(NamedTuple):
 
     `residuals` and `values` are (B, m, D), differences of r = f(z) - z and of f(z); `gram` is
     (B, m, m) in float64; `used` (B, m) says which slots hold something; `last_residual` and
-    `last_value` are (B, D); `taken` is the number of steps taken.
+    `last_value` are (B, D); `taken` (B,) is the number of steps. A step may write into them.
     """
 
     residuals: Tensor
@@ -36,7 +40,7 @@ class History(NamedTuple):
     used: Tensor
     last_residual: Tensor
     last_value: Tensor
-    taken: int
+    taken: Tensor
 
 
 @final
@@ -52,7 +56,8 @@ class Anderson(Solver):
 
     Every column is measured in its own length, so neither the units of z nor how small the
     residuals have become changes the iterates. Each sample has its own gamma; the Gram matrix
-    gains one row a step and is solved in float64 (float32 where the device has no float64).
+    gains one row a step and is solved in float64 (float32 where the device has no float64). On the
+    processor the step is a compiled kernel, unless it is recorded, compiled or batched by torch.
 
     Args:
         memory: number of differences kept, at least 1.
@@ -93,34 +98,34 @@ class Anderson(Solver):
     def init(self, z: Tensor) -> History:
         """Empty history for the start `z` (B, D)."""
         batch, m = z.shape[0], self.memory
-        rings = z.new_zeros(2, batch, m, z.shape[1])
         wide = torch.float32 if z.device.type == "mps" else torch.float64
         return History(
-            residuals=rings[0],
-            values=rings[1],
+            residuals=z.new_zeros(batch, m, z.shape[1]),
+            values=z.new_zeros(batch, m, z.shape[1]),
             gram=z.new_zeros(batch, m, m, dtype=wide),
             used=z.new_zeros(batch, m, dtype=torch.bool),
             last_residual=torch.zeros_like(z),
             last_value=torch.zeros_like(z),
-            taken=0,
+            taken=torch.zeros(batch, dtype=torch.int64, device=z.device),
         )
 
-    def step(self, z: Tensor, fz: Tensor, carry: History) -> tuple[Tensor, History]:
+    def step(self, z: Tensor, fz: Tensor, carry: History, f: RunningMap) -> tuple[Tensor, History]:
         """Accelerated iterate (B, D) and the longer history."""
-        residual = fz - z
-        if carry.taken == 0:
-            later = carry._replace(last_residual=residual, last_value=fz, taken=1)
-            return z + self.damping * residual, later
-        slot = (carry.taken - 1) % self.memory
-        difference = residual - carry.last_residual
-        residuals = _write(carry.residuals, slot, difference)
-        values = _write(carry.values, slot, fz - carry.last_value)
+        if anderson_kernel.applies(self, z, fz, carry):
+            return anderson_kernel.step(self, z, fz, carry)
+        m, residual = self.memory, fz - z
+        slots = torch.arange(m, device=z.device)
+        here = slots == ((carry.taken + m - 1) % m)[:, None]
+        residuals = _write(carry.residuals, here, residual - carry.last_residual)
+        values = _write(carry.values, here, fz - carry.last_value)
         # One pass over the ring gives the Gram matrix its new row and the right-hand side.
-        products = torch.bmm(torch.stack([difference, residual], dim=1), residuals.mT)
-        row, target = products.to(carry.gram.dtype).unbind(dim=1)
-        gram = _write(carry.gram, slot, row)
-        gram = _write(gram.mT, slot, row).mT
-        used = _forget(carry.used, slot, residual, carry.last_residual, self.restart)
+        both = torch.stack([residual - carry.last_residual, residual], dim=1)
+        row, target = torch.bmm(both, residuals.mT).to(carry.gram.dtype).unbind(dim=1)
+        gram = torch.where(here[:, :, None], row[:, None, :], carry.gram)
+        gram = torch.where(here[:, None, :], row[:, :, None], gram)
+        # Before the first step there is no difference: that slot holds nothing yet.
+        used = (here & (carry.taken > 0)[:, None]) | (~here & carry.used)
+        used = used & _steady(residual, carry.last_residual, self.restart)
         gamma = _mix(gram, target, used, self.ridge).to(z.dtype)[:, None, :]
         after = fz - torch.bmm(gamma, values).squeeze(1)
         if self.damping < 1.0:
@@ -134,22 +139,17 @@ class Anderson(Solver):
         return History(*super().select(carry, rows))
 
 
-def _write(ring: Tensor, slot: int, entry: Tensor) -> Tensor:
-    """`ring` with `entry` at `[:, slot]`: in place, unless autograd has to remember the ring."""
-    if entry.requires_grad or ring.requires_grad:
-        ring = ring.clone()
-    ring[:, slot] = entry
-    return ring
+def _write(ring: Tensor, here: Tensor, entry: Tensor) -> Tensor:
+    """`ring` (B, m, D) with `entry` (B, D) in the slots `here` (B, m)."""
+    return torch.where(here[:, :, None], entry[:, None, :], ring)
 
 
-def _forget(used: Tensor, slot: int, residual: Tensor, last: Tensor, restart: float) -> Tensor:
-    """Slots in use after this step; none where the residual grew by more than `restart`."""
-    size = torch.linalg.vector_norm(residual.detach(), dim=1)
-    before = torch.linalg.vector_norm(last.detach(), dim=1)
-    used = used.clone()
-    used[:, slot] = True
+def _steady(residual: Tensor, last: Tensor, restart: float) -> Tensor:
+    """Whether the residual grew by no more than the factor `restart`, (B, 1)."""
+    size = torch.linalg.vector_norm(residual.detach(), dim=1, keepdim=True)
+    before = torch.linalg.vector_norm(last.detach(), dim=1, keepdim=True)
     steady: Tensor = size <= restart * before
-    return used & steady[:, None]
+    return steady
 
 
 def _mix(gram: Tensor, target: Tensor, used: Tensor, ridge: float) -> Tensor:
@@ -160,9 +160,27 @@ def _mix(gram: Tensor, target: Tensor, used: Tensor, ridge: float) -> Tensor:
     scale = torch.where(used, torch.where(used, length2, 1.0).rsqrt(), 0.0)
     scaled = scale[:, :, None] * gram * scale[:, None, :]
     diagonal = torch.where(used, ridge, 1.0).to(gram.dtype)
-    weights, info = torch.linalg.solve_ex(
-        scaled + torch.diag_embed(diagonal), scale * torch.where(used, target, 0.0)
+    matrix, wanted = scaled + torch.diag_embed(diagonal), scale * torch.where(used, target, 0.0)
+    weights = (
+        _eliminate(matrix, wanted) if torch.compiler.is_exporting() else _solve(matrix, wanted)
     )
-    solved = (info == 0)[:, None] & torch.isfinite(weights)
-    gamma: Tensor = torch.where(solved, weights, 0.0) * scale
-    return gamma
+    return torch.where(torch.isfinite(weights), weights, 0.0) * scale
+
+
+def _solve(matrix: Tensor, wanted: Tensor) -> Tensor:
+    """matrix^-1 wanted, (B, m); NaN where the matrix is singular."""
+    weights, info = torch.linalg.solve_ex(matrix, wanted)
+    return torch.where((info == 0)[:, None], weights, torch.nan)
+
+
+def _eliminate(matrix: Tensor, wanted: Tensor) -> Tensor:
+    """The same by Gauss-Jordan steps, for formats without linear algebra such as ONNX.
+
+    No pivots: the matrix is positive with a unit diagonal, up to the ridge.
+    """
+    table = torch.cat([matrix, wanted[:, :, None]], dim=2)
+    for k in range(matrix.shape[1]):
+        pivot = table[:, k : k + 1] / table[:, k : k + 1, k : k + 1]
+        rest = table - table[:, :, k : k + 1] * pivot
+        table = torch.cat([rest[:, :k], pivot, rest[:, k + 1 :]], dim=1)
+    return table[:, :, -1]

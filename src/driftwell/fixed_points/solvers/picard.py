@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
 from driftwell.fixed_points.solvers.solver import Solver
+
+if TYPE_CHECKING:
+    from driftwell.fixed_points.iteration import RunningMap
 
 
 @final
@@ -42,7 +45,9 @@ class Picard(Solver):
         """Nothing is carried."""
         return ()
 
-    def step(self, z: Tensor, fz: Tensor, carry: tuple[()]) -> tuple[Tensor, tuple[()]]:
+    def step(
+        self, z: Tensor, fz: Tensor, carry: tuple[()], f: RunningMap
+    ) -> tuple[Tensor, tuple[()]]:
         """z + damping * (f(z) - z)."""
         if self.damping == 1.0:
             return fz, ()

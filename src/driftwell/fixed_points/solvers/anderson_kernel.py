@@ -1,0 +1,60 @@
+"""The compiled step of `Anderson`: when it applies, and the call."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from driftwell.core import native
+
+if TYPE_CHECKING:
+    from driftwell.fixed_points.solvers.anderson import Anderson, History
+
+KERNEL = "fixed_points/solvers/anderson.c"
+_LONGEST_MEMORY = 32  # MOST in the C source
+_NAMES = {torch.float32: "driftwell_anderson_f32", torch.float64: "driftwell_anderson_f64"}
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = (
+        ("memory", ctypes.c_int64),
+        ("damping", ctypes.c_double),
+        ("ridge", ctypes.c_double),
+        ("restart", ctypes.c_double),
+    )
+
+
+def applies(solver: Anderson, z: Tensor, fz: Tensor, carry: History) -> bool:
+    """Whether the step is one of plain numbers on the processor, and the kernel could be built."""
+    if torch.compiler.is_compiling() or z.device.type != "cpu" or z.dtype not in _NAMES:
+        return False
+    recorded = torch.is_grad_enabled() and (z.requires_grad or fz.requires_grad)
+    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in (z, fz, *carry))
+    if recorded or wrapped or carry.residuals.requires_grad or _has_tangent(z, fz):
+        return False
+    return solver.memory <= _LONGEST_MEMORY and native.load(KERNEL) is not None
+
+
+def step(solver: Anderson, z: Tensor, fz: Tensor, carry: History) -> tuple[Tensor, History]:
+    """The step of `Anderson`, in place on the carry."""
+    library = native.load(KERNEL)
+    if library is None:  # the caller asked `applies` before
+        raise RuntimeError(native.status(KERNEL).reason)
+    z, fz = z.contiguous(), fz.contiguous()
+    after = torch.empty_like(z)
+    settings = _Settings(solver.memory, solver.damping, solver.ridge, solver.restart)
+    getattr(library, _NAMES[z.dtype])(
+        ctypes.byref(settings),
+        ctypes.c_int64(z.shape[0]),
+        ctypes.c_int64(z.shape[1]),
+        *(ctypes.c_void_p(t.data_ptr()) for t in (z, fz, *carry, after)),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return after, carry
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors)
