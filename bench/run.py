@@ -22,9 +22,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-BENCHMARKS = ("imports", "noise", "langevin_step", "samplers_quality", "image_quality")
+BENCHMARKS = (
+    "imports",
+    "noise",
+    "langevin_step",
+    "fixed_points",
+    "samplers_quality",
+    "image_quality",
+)
 THREADS = 2
-PEERS = ("torchebm==0.8.9",)
+PEERS = ("torchebm==0.8.9", "torchdeq==0.1.0")
 
 
 def main() -> int:

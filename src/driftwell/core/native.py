@@ -97,6 +97,26 @@ def status(name: str = "core/noise.c") -> NativeStatus:
     return _get(name).status
 
 
+def takes(*tensors: torch.Tensor) -> bool:
+    """Whether a kernel may read these: plain numbers on the processor, nothing recorded, traced,
+    batched or differentiated by torch.
+
+    Example:
+        >>> takes(torch.zeros(2)), takes(torch.zeros(2, requires_grad=True))
+        (True, False)
+    """
+    if torch.compiler.is_compiling():
+        return False
+    recording = torch.is_grad_enabled()
+    return not any(
+        t.device.type != "cpu"
+        or (recording and t.requires_grad)
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
+        for t in tensors
+    )
+
+
 def _get(name: str) -> _Loaded:
     if os.environ.get("DRIFTWELL_NATIVE", "") == "0":
         return _Loaded(

@@ -13,6 +13,7 @@ from driftwell.core.errors import Diverged, NotConverged
 from driftwell.core.results import FixedPoint
 from driftwell.core.state import select
 from driftwell.core.status import Status
+from driftwell.fixed_points.residual import gap_and_size, relative, resolvable, work_dtype
 from driftwell.fixed_points.solvers.solver import Solver
 
 
@@ -66,15 +67,17 @@ class EarlyExit(Loop):
     def run(self, problem: Problem) -> Outcome:
         """Iterate, dropping finished samples if the problem is compact."""
         f, best, batch = RunningMap(problem), nothing_yet(problem), first_batch(problem)
+        whole = best  # of all samples; `best` is of those in the batch
         while True:
             fz = f(batch.z)
             best, running = judge(problem, best, batch, fz, f.calls)
             if f.calls >= problem.max_steps or not bool(running.any()):
-                return finish(best)
+                return finish(_merged(whole, batch.rows, best))
             batch = advance(problem, batch._replace(running=running), fz, f)
             if problem.compact and not bool(running.all()):
-                batch = _drop_finished(batch, problem.solver)
-                f.rows = batch.rows
+                whole = _merged(whole, batch.rows, best)
+                batch = _without_finished(batch, problem.solver)
+                f.rows, best = batch.rows, Outcome(*(part[batch.rows] for part in whole.parts()))
 
 
 @dataclass(frozen=True)
@@ -176,32 +179,30 @@ def nothing_yet(problem: Problem) -> Outcome:
 def judge(
     problem: Problem, best: Outcome, batch: Batch, fz: Tensor, step: int | Tensor
 ) -> tuple[Outcome, Tensor]:
-    """Best outcome after evaluation number `step` of f, and which samples of the batch run on."""
-    gap, size = _gap_and_size(batch.z, fz)
-    residual = gap / (size + torch.finfo(size.dtype).tiny ** 0.5)
+    """Best outcome of the batch after evaluation number `step` of f, and which samples run on."""
+    gap, size = gap_and_size(batch.z, fz)
+    residual = relative(gap, size)
     met = gap <= resolvable(problem.tol, batch.z.dtype) * size + problem.atol
     converged = batch.running & met
     diverged = batch.running & ~torch.isfinite(residual)
-    kept = best if batch.rows is None else Outcome(*(part[batch.rows] for part in best.parts()))
-    better = converged | (batch.running & (residual < kept.residual))
+    better = converged | (batch.running & (residual < best.residual))
     # in int32, for which exported graphs know `where`
-    status = torch.where(converged, int(Status.CONVERGED), kept.status.to(torch.int32))
-    update = Outcome(
-        z=torch.where(better[:, None], batch.z, kept.z),
-        residual=torch.where(better, residual, kept.residual),
-        steps=torch.where(batch.running, step, kept.steps),
+    status = torch.where(converged, int(Status.CONVERGED), best.status.to(torch.int32))
+    all_better = problem.loop.reads_values and bool(better.all())  # saves a copy
+    judged = Outcome(
+        z=batch.z if all_better else torch.where(better[:, None], batch.z, best.z),
+        residual=torch.where(better, residual, best.residual),
+        steps=torch.where(batch.running, step, best.steps),
         status=torch.where(diverged, int(Status.DIVERGED), status).to(torch.int8),
     )
-    if batch.rows is not None:
-        pairs = zip(best.parts(), update.parts(), strict=True)
-        update = Outcome(*(whole.index_copy(0, batch.rows, part) for whole, part in pairs))
-    return update, batch.running & ~converged & ~diverged
+    return judged, batch.running & ~converged & ~diverged
 
 
 def advance(problem: Problem, batch: Batch, fz: Tensor, f: RunningMap) -> Batch:
     """The batch after the solver's step; samples that do not run stay where they are."""
     wide = work_dtype(batch.z.dtype)
     after, carry = problem.solver.step(batch.z.to(wide), fz.to(wide), batch.carry, f)
+    # always a tensor of our own: f may reuse the one it returned
     z = torch.where(batch.running[:, None], after.to(batch.z.dtype), batch.z)
     return batch._replace(z=z, carry=carry)
 
@@ -210,25 +211,6 @@ def finish(best: Outcome) -> Outcome:
     """The outcome as it is returned: no residual where f was not finite even at the start."""
     never = torch.isinf(best.residual)
     return replace(best, residual=torch.where(never, torch.nan, best.residual))
-
-
-def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
-    """Relative residual |f(z) - z| / |f(z)| of flat states, (B,), in float32 or wider."""
-    gap, size = _gap_and_size(z, fz)
-    # below the added number the squares of entries vanish
-    residual: Tensor = gap / (size + torch.finfo(size.dtype).tiny ** 0.5)
-    return residual
-
-
-def resolvable(tol: float, dtype: torch.dtype) -> float:
-    """`tol`, or the rounding of a half-precision dtype where that is coarser."""
-    half = dtype in (torch.float16, torch.bfloat16)
-    return max(tol, torch.finfo(dtype).eps) if half and tol > 0 else tol
-
-
-def work_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype in which solvers work and residuals are judged: float32 or wider."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def check_outcome(outcome: Outcome, what: str = "") -> None:
@@ -259,13 +241,15 @@ def failure(outcome: Outcome) -> tuple[str, bool]:
     return result.explain(worst) + count, bool(diverged.any())
 
 
-def _gap_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
-    """|f(z) - z| and |f(z)|, (B,), never recorded."""
-    z, fz = z.detach().to(work_dtype(z.dtype)), fz.detach().to(work_dtype(z.dtype))
-    return torch.linalg.vector_norm(fz - z, dim=1), torch.linalg.vector_norm(fz, dim=1)
+def _merged(whole: Outcome, rows: Tensor | None, part: Outcome) -> Outcome:
+    """`whole` with the outcome of the samples `rows`."""
+    if rows is None:
+        return part
+    pairs = zip(whole.parts(), part.parts(), strict=True)
+    return Outcome(*(all_rows.index_copy(0, rows, some) for all_rows, some in pairs))
 
 
-def _drop_finished(batch: Batch, solver: Solver) -> Batch:
+def _without_finished(batch: Batch, solver: Solver) -> Batch:
     kept = batch.running.nonzero().squeeze(1)
     rows = kept if batch.rows is None else batch.rows[kept]
     return Batch(rows, batch.z[kept], solver.select(batch.carry, kept), batch.running[kept])

@@ -29,13 +29,9 @@ class _Settings(ctypes.Structure):
 
 def applies(solver: Anderson, z: Tensor, fz: Tensor, carry: History) -> bool:
     """Whether the step is one of plain numbers on the processor, and the kernel could be built."""
-    if torch.compiler.is_compiling() or z.device.type != "cpu" or z.dtype not in _NAMES:
+    if z.dtype not in _NAMES or solver.memory > _LONGEST_MEMORY:
         return False
-    recorded = torch.is_grad_enabled() and (z.requires_grad or fz.requires_grad)
-    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in (z, fz, *carry))
-    if recorded or wrapped or carry.residuals.requires_grad or _has_tangent(z, fz):
-        return False
-    return solver.memory <= _LONGEST_MEMORY and native.load(KERNEL) is not None
+    return native.takes(z, fz, *carry) and native.load(KERNEL) is not None
 
 
 def step(solver: Anderson, z: Tensor, fz: Tensor, carry: History) -> tuple[Tensor, History]:
@@ -54,7 +50,3 @@ def step(solver: Anderson, z: Tensor, fz: Tensor, carry: History) -> tuple[Tenso
         ctypes.c_int(torch.get_num_threads()),
     )
     return after, carry
-
-
-def _has_tangent(*tensors: Tensor) -> bool:
-    return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors)
