@@ -52,11 +52,9 @@ def vector_jacobian(f: Callable[..., State], z: State, v: State, x: Any = None) 
 def spectral_radius(
     f: Callable[..., State], z: State, x: Any = None, *, krylov: int = 24, seed: int = 0
 ) -> Tensor:
-    """Spectral radius of df/dz per sample, (B,), by Arnoldi iteration.
+    """Spectral radius of df/dz per sample, (B,): the largest modulus of its `ritz_values`.
 
-    The largest modulus among the Ritz values of a Krylov space of dimension
-    min(`krylov`, state dimension): complex pairs are found, which a Rayleigh quotient misses,
-    and it is exact when the space is the whole state.
+    Complex pairs are found, which a Rayleigh quotient misses.
 
     Args:
         f: map z -> z (or f(z, x)), row-wise.
@@ -69,6 +67,32 @@ def spectral_radius(
         >>> turn = torch.tensor([[0.0, 0.9], [-0.9, 0.0]])
         >>> spectral_radius(lambda z: z @ turn.T, torch.zeros(1, 2))
         tensor([0.9000])
+    """
+    radius: Tensor = ritz_values(f, z, x, krylov=krylov, seed=seed).abs().amax(dim=1)
+    return radius.to(flatten(z).dtype)
+
+
+def ritz_values(
+    f: Callable[..., State], z: State, x: Any = None, *, krylov: int = 24, seed: int = 0
+) -> Tensor:
+    """Eigenvalues of df/dz as Arnoldi iteration sees them, complex (B, m), largest modulus first.
+
+    Those of df/dz within a Krylov space of dimension m = min(`krylov`, state dimension): the
+    outermost are good first, and all are exact when the space is the whole state.
+
+    Args:
+        f: map z -> z (or f(z, x)), row-wise.
+        z: where it is linearised, (B, ...).
+        x: its input.
+        krylov: dimension of the Krylov space, at least 1.
+        seed: of the keyed start vector.
+
+    Raises:
+        InvalidInput: krylov below 1.
+
+    Example:
+        >>> ritz_values(lambda z: torch.tensor([0.5, -0.9]) * z, torch.zeros(1, 2)).real
+        tensor([[-0.9000,  0.5000]], dtype=torch.float64)
     """
     if krylov < 1:
         raise InvalidInput(f"krylov must be at least 1, got {krylov}")
@@ -95,5 +119,5 @@ def spectral_radius(
         basis[:, k + 1] = torch.where(keep[:, None], w / length.clamp_min(1e-30)[:, None], 0.0)
         hessenberg[:, k + 1, k] = torch.where(keep, hessenberg[:, k + 1, k], 0.0)
     ritz = torch.linalg.eigvals(hessenberg[:, :m, :m])
-    radius: Tensor = ritz.abs().amax(dim=1).to(flat.dtype)
-    return radius
+    order = ritz.abs().argsort(dim=1, descending=True)
+    return ritz.gather(1, order)

@@ -1,5 +1,6 @@
 """Fixed points: the verb, its solvers, and how gradients pass through a solve."""
 
+from driftwell.fixed_points.diagnosis import Diagnosis, explain
 from driftwell.fixed_points.gradients.gradient import Gradient
 from driftwell.fixed_points.gradients.implicit import Implicit
 from driftwell.fixed_points.gradients.unrolled import Unrolled
@@ -19,6 +20,7 @@ from driftwell.fixed_points.verb import fixed_point
 
 __all__ = [
     "Anderson",
+    "Diagnosis",
     "EarlyExit",
     "FixedBudget",
     "Gradient",
@@ -31,6 +33,7 @@ __all__ = [
     "Solver",
     "Unrolled",
     "WhileLoop",
+    "explain",
     "fixed_point",
     "iterate",
 ]

@@ -46,6 +46,9 @@ class Loop(ABC):
     """Whether Python looks at numbers while it runs: then it can be neither compiled nor batched.
     """
 
+    can_be_recorded: ClassVar[bool] = True
+    """Whether autograd can follow it."""
+
     @abstractmethod
     def run(self, problem: Problem) -> Outcome:
         """Iterate z = f(z) until every sample is finished or the budget is spent."""

@@ -61,7 +61,7 @@ class WhileLoop(Loop):
 
     The exported graph (`torch.export`, ONNX) holds one step and the test for the end, so that it
     stops as early as `EarlyExit` and does not grow with `max_steps`. It needs ``throw=False`` and
-    has no derivatives: call it under `torch.no_grad()`.
+    has no derivatives: it asks to be called under `torch.no_grad()`.
 
     Example:
         >>> import driftwell as dw
@@ -73,6 +73,7 @@ class WhileLoop(Loop):
     """
 
     reads_values: ClassVar[bool] = False
+    can_be_recorded: ClassVar[bool] = False
 
     def run(self, problem: Problem) -> Outcome:
         """Iterate until every sample is finished or the budget is spent."""

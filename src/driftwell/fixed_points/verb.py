@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
@@ -22,7 +23,7 @@ from driftwell.core.state import (
 from driftwell.dynamics.laws import Map, call
 from driftwell.fixed_points.gradients.gradient import Gradient
 from driftwell.fixed_points.gradients.implicit import Implicit
-from driftwell.fixed_points.iteration import EarlyExit, Loop, Problem
+from driftwell.fixed_points.iteration import EarlyExit, Loop, Problem, iterate
 from driftwell.fixed_points.solvers.anderson import Anderson
 from driftwell.fixed_points.solvers.solver import Solver
 
@@ -98,7 +99,7 @@ def fixed_point(
         law=f,
         x=x,
     )
-    outcome = gradient.run(problem)
+    outcome = gradient.run(problem) if loop.can_be_recorded else iterate(problem)
     return FixedPoint(
         z=unflatten(outcome.z, z0),
         residual=outcome.residual,
@@ -148,6 +149,10 @@ def _check_loop(loop: Loop, throw: bool, compact: bool) -> None:
         raise InvalidInput(
             f"{loop} cannot raise for a sample that fails: it never looks at numbers; "
             "pass throw=False and read the result's status"
+        )
+    if torch.is_grad_enabled() and not loop.can_be_recorded:
+        raise InvalidInput(
+            f"{loop} has no derivatives: call it under torch.no_grad(), or use FixedBudget()"
         )
     if compact:
         raise InvalidInput(f"{loop} cannot drop samples; use compact=False")
