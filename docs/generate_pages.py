@@ -1,9 +1,10 @@
-"""Pages of the documentation that are written from the code: the API and the table of papers."""
+"""Pages of the documentation that are written from the code: the API, the papers, the claims."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import driftwell
+from driftwell.claims import all_claims
 from driftwell.core.papers import Paper, papers_of
 
 ROOMS = {
@@ -40,6 +42,7 @@ def write_all(docs: Path) -> None:
     modules = list(public_modules())
     write_api(docs / "api", modules)
     write_if_changed(docs / "papers.md", papers_page(modules))
+    write_if_changed(docs / "claims.md", claims_page(docs / "claims.jsonl"))
 
 
 def public_modules() -> Iterator[ModuleType]:
@@ -104,11 +107,13 @@ def papers_page(modules: list[ModuleType]) -> str:
                     role = "class" if inspect.isclass(thing) else "func"
                     link = f"{{py:{role}}}`{thing.__name__} <{module.__name__}.{thing.__name__}>`"
                     carriers.setdefault(paper.key, {})[thing.__name__] = link
+    claims = claims_of_papers()
     rows = [
-        "| {} | {} | {} |".format(
+        "| {} | {} | {} | {} |".format(
             reference_link(paper),
             paper.year,
             ", ".join((carriers.get(paper.key) or homes.get(paper.key, {})).values()),
+            ", ".join(claims.get(paper.key, [])),
         )
         for paper in sorted(cards.values(), key=lambda card: (card.authors, card.year, card.title))
     ]
@@ -119,10 +124,67 @@ def papers_page(modules: list[ModuleType]) -> str:
             "Written from the `Paper` cards in the code, so it cannot fall behind it;"
             " `driftwell.cite(thing)` prints the BibTeX of what a thing stands on.",
             "",
-            *(["| paper | year | in driftwell |", "|---|---|---|", *rows] if rows else []),
+            "A claim in italics does not hold here; what was measured stands on the page of"
+            " [claims](claims.md).",
+            "",
+            "| paper | year | in driftwell | claims |",
+            "|---|---|---|---|",
+            *rows,
             "",
         ]
     )
+
+
+def claims_of_papers() -> dict[str, list[str]]:
+    """Links to the claims of each paper, by its key; in italics those known not to hold."""
+    found: dict[str, list[str]] = {}
+    for claim in all_claims():
+        link = f"[{claim.id}](claims.md#{claim.id})"
+        shown = link if claim.expected == "reproduced" else f"*{link}*"
+        found.setdefault(claim.paper.key, []).append(shown)
+    return found
+
+
+def claims_page(results: Path) -> str:
+    """Markdown of every claim: what it states, its bound, and what a run of all of them measured."""
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    records = {record["id"]: record for record in lines}
+    parts = [
+        "# Claims",
+        "Statements of the papers as functions that can fail, each with a control, a broken variant"
+        " that must fail it. The figures are those of one run:",
+        "```sh\ndriftwell claims run --all --seed 0 --json > docs/claims.jsonl\n```",
+    ]
+    for claim in all_claims():
+        parts.append(f"## {claim.id}")
+        record = records.get(claim.id)
+        outcome = "not run yet" if record is None else record["outcome"].replace("_", " ")
+        parts.append(f"**{outcome}**: {claim.states} ({reference_link(claim.paper)})")
+        if record is not None:
+            parts.append(_figures(record))
+    return "\n\n".join(parts) + "\n"
+
+
+def _figures(record: dict[str, Any]) -> str:
+    rows = {
+        "stated": record["stated"],
+        "bound": record["bound"],
+        "measured": _numbers(record["measured"]),
+        f"control ({record['control_is']})": _numbers(record.get("control_measured", {})),
+        "seconds": f"{record['seconds']:.0f}",
+    }
+    cells = "\n".join(f"| {name} | {_cell(text)} |" for name, text in rows.items())
+    return f"| | |\n|---|---|\n{cells}"
+
+
+def _numbers(measured: dict[str, float | None]) -> str:
+    return ", ".join(
+        f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in measured.items()
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("*", r"\*").replace("_", r"\_").replace("\n", " ")
 
 
 def reference_link(paper: Paper) -> str:
