@@ -105,16 +105,14 @@ def takes(*tensors: torch.Tensor) -> bool:
         >>> takes(torch.zeros(2)), takes(torch.zeros(2, requires_grad=True))
         (True, False)
     """
-    if torch.compiler.is_compiling():
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    ):
         return False
     recording = torch.is_grad_enabled()
-    return not any(
-        t.device.type != "cpu"
-        or (recording and t.requires_grad)
-        or torch._C._functorch.is_functorch_wrapped_tensor(t)
-        or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
-        for t in tensors
-    )
+    return all(t.device.type == "cpu" and not (recording and t.requires_grad) for t in tensors)
 
 
 def _get(name: str) -> _Loaded:

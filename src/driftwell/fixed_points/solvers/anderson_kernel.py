@@ -31,7 +31,7 @@ def applies(solver: Anderson, z: Tensor, fz: Tensor, carry: History) -> bool:
     """Whether the step is one of plain numbers on the processor, and the kernel could be built."""
     if z.dtype not in _NAMES or solver.memory > _LONGEST_MEMORY:
         return False
-    return native.takes(z, fz, *carry) and native.load(KERNEL) is not None
+    return native.takes(z, fz, carry.residuals) and native.load(KERNEL) is not None
 
 
 def step(solver: Anderson, z: Tensor, fz: Tensor, carry: History) -> tuple[Tensor, History]:
