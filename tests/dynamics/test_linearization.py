@@ -10,7 +10,7 @@ from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
 from driftwell.core.state import inner
-from driftwell.dynamics import jacobian_vector, spectral_radius, vector_jacobian
+from driftwell.dynamics import jacobian_vector, ritz_values, spectral_radius, vector_jacobian
 
 
 def gaussian(*shape: int, seed: int) -> Tensor:
@@ -100,3 +100,19 @@ def test_spectral_radius_is_per_sample_and_float32_too():
 def test_krylov_must_be_positive():
     with pytest.raises(InvalidInput, match="krylov must be at least 1, got 0"):
         spectral_radius(f, Z, krylov=0)
+
+
+def test_states_and_directions_may_be_expanded_over_the_batch():
+    z, v = torch.ones(1, 3).expand(4, 3), torch.ones(1, 3).expand(4, 3)
+    assert torch.equal(jacobian_vector(lambda z: z**2, z, v), torch.full((4, 3), 2.0))
+
+
+def test_ritz_values_are_the_eigenvalues_where_the_space_is_whole():
+    a = torch.randn(5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = ritz_values(lambda z: z @ a.T, torch.zeros(2, 5, dtype=torch.float64))
+    assert bool((found.abs().diff(dim=1) <= 1e-12).all())  # largest modulus first
+    wanted = torch.linalg.eigvals(a)
+    for row in found:
+        gaps = (row[:, None] - wanted[None, :]).abs()
+        assert float(gaps.amin(dim=0).max()) < 1e-9
+        assert float(gaps.amin(dim=1).max()) < 1e-9

@@ -11,7 +11,12 @@ from driftwell.dynamics.laws import (
     as_energy,
     as_field,
 )
-from driftwell.dynamics.linearization import jacobian_vector, spectral_radius, vector_jacobian
+from driftwell.dynamics.linearization import (
+    jacobian_vector,
+    ritz_values,
+    spectral_radius,
+    vector_jacobian,
+)
 from driftwell.dynamics.speed import SpeedEnergy
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "as_energy",
     "as_field",
     "jacobian_vector",
+    "ritz_values",
     "spectral_radius",
     "vector_jacobian",
 ]

@@ -25,7 +25,9 @@ def jacobian_vector(f: Callable[..., State], z: State, v: State, x: Any = None) 
     def of_leaves(*parts: Tensor) -> tuple[Tensor, ...]:
         return tuple(leaves(call(f, rebuild(z, parts), x=x)))
 
-    _, tangents = torch.func.jvp(of_leaves, tuple(leaves(z)), tuple(leaves(v)))[:2]
+    # forward mode refuses tensors that were expanded over the batch
+    point, direction = (tuple(leaf.contiguous() for leaf in leaves(tree)) for tree in (z, v))
+    _, tangents = torch.func.jvp(of_leaves, point, direction)[:2]
     return rebuild(z, tangents)
 
 
