@@ -27,6 +27,8 @@ BENCHMARKS = (
     "noise",
     "langevin_step",
     "fixed_points",
+    "fixed_point_solvers",
+    "fixed_point_gradients",
     "samplers_quality",
     "image_quality",
 )

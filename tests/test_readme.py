@@ -9,7 +9,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/get-started.md", "docs/laws-and-verbs.md", "docs/nlm-tutorial.md"]
+PAGES = [
+    "README.md",
+    "docs/get-started.md",
+    "docs/laws-and-verbs.md",
+    "docs/nlm-tutorial.md",
+    "docs/choosing-a-solver.md",
+    "docs/gradients.md",
+    "docs/from-torchdeq.md",
+]
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -30,6 +30,23 @@ _ROOM_OF_NAME = {
     "Anderson": "driftwell.fixed_points",
     "Implicit": "driftwell.fixed_points",
     "Unrolled": "driftwell.fixed_points",
+    "Broyden": "driftwell.fixed_points",
+    "NewtonKrylov": "driftwell.fixed_points",
+    "ForwardBackward": "driftwell.fixed_points",
+    "PeacemanRachford": "driftwell.fixed_points",
+    "OneStep": "driftwell.fixed_points",
+    "Phantom": "driftwell.fixed_points",
+    "Reversible": "driftwell.fixed_points",
+    "SHINE": "driftwell.fixed_points",
+    "EarlyExit": "driftwell.fixed_points",
+    "FixedBudget": "driftwell.fixed_points",
+    "WhileLoop": "driftwell.fixed_points",
+    "explain": "driftwell.fixed_points",
+    # learning
+    "HolomorphicEP": "driftwell.learning",
+    "BackwardEuler": "driftwell.learning.optimizers",
+    "HeavyBall": "driftwell.learning.optimizers",
+    "LaplacianSmoothing": "driftwell.learning.optimizers",
     # samplers
     "Langevin": "driftwell.sampling",
     "UnadjustedLangevin": "driftwell.sampling",
@@ -84,10 +101,22 @@ if TYPE_CHECKING:
     from driftwell.dynamics import Map as Map
     from driftwell.dynamics import SpeedEnergy as SpeedEnergy
     from driftwell.dynamics import VectorField as VectorField
+    from driftwell.fixed_points import SHINE as SHINE
     from driftwell.fixed_points import Anderson as Anderson
+    from driftwell.fixed_points import Broyden as Broyden
+    from driftwell.fixed_points import EarlyExit as EarlyExit
+    from driftwell.fixed_points import FixedBudget as FixedBudget
+    from driftwell.fixed_points import ForwardBackward as ForwardBackward
     from driftwell.fixed_points import Implicit as Implicit
+    from driftwell.fixed_points import NewtonKrylov as NewtonKrylov
+    from driftwell.fixed_points import OneStep as OneStep
+    from driftwell.fixed_points import PeacemanRachford as PeacemanRachford
+    from driftwell.fixed_points import Phantom as Phantom
     from driftwell.fixed_points import Picard as Picard
+    from driftwell.fixed_points import Reversible as Reversible
     from driftwell.fixed_points import Unrolled as Unrolled
+    from driftwell.fixed_points import WhileLoop as WhileLoop
+    from driftwell.fixed_points import explain as explain
     from driftwell.fixed_points import fixed_point as fixed_point
     from driftwell.integration import RK4 as RK4
     from driftwell.integration import AdaptiveStep as AdaptiveStep
@@ -99,6 +128,10 @@ if TYPE_CHECKING:
     from driftwell.integration import Heun as Heun
     from driftwell.integration import StochasticHeun as StochasticHeun
     from driftwell.integration import integrate as integrate
+    from driftwell.learning import HolomorphicEP as HolomorphicEP
+    from driftwell.learning.optimizers import BackwardEuler as BackwardEuler
+    from driftwell.learning.optimizers import HeavyBall as HeavyBall
+    from driftwell.learning.optimizers import LaplacianSmoothing as LaplacianSmoothing
     from driftwell.models.langevin import NeuralLangevinMachine as NeuralLangevinMachine
     from driftwell.sampling import BAOAB as BAOAB
     from driftwell.sampling import HMC as HMC

@@ -148,5 +148,13 @@ def test_an_absolute_tolerance_ends_at_a_fixed_point_of_zero():
     found = dw.fixed_point(lambda z: 0.5 * z, start, solver=Picard(), atol=0.3)
     assert found.z.flatten().tolist() == [0.5, 0.5]
     assert found.steps.tolist() == [2, 5]
-    relative = dw.fixed_point(lambda z: 0.5 * z, start, solver=Picard(), throw=False)
+    relative = dw.fixed_point(
+        lambda z: 0.5 * z, start, solver=Picard(), max_steps=40, throw=False
+    )
     assert relative.status.tolist() == [dw.Status.BUDGET_REACHED] * 2
+
+
+def test_a_state_that_shrinks_out_of_the_dtype_is_a_fixed_point_at_zero():
+    found = dw.fixed_point(lambda z: 0.1 * z, torch.ones(1, 2), solver=Picard())
+    assert found.status.tolist() == [dw.Status.CONVERGED]
+    assert float(found.z.abs().max()) < 1e-18

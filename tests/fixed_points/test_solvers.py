@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import driftwell as dw
 from driftwell.core.errors import Diverged, InvalidInput, NotConverged
-from driftwell.fixed_points import Anderson, Picard, Solver
+from driftwell.fixed_points import Anderson, Broyden, NewtonKrylov, Picard, Solver
 from driftwell.testing import ConformanceError, check_solver
 
 FAMILY = [
@@ -17,6 +17,8 @@ FAMILY = [
     Anderson(),
     Anderson(memory=1),
     Anderson(memory=3, damping=0.8, ridge=1e-6, restart=1.0),
+    Broyden(),
+    NewtonKrylov(),
 ]
 
 

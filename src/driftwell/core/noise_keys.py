@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     PARAMETERS = 6
     BROWNIAN = 7
     PROBE = 8
+    MASK = 9
     USER = 64
 
 

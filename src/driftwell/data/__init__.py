@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from driftwell.data.generators import gaussian_mixture_ring, two_moons
+from driftwell.data.graph_generators import (
+    resistor_network,
+    stochastic_block_model,
+    value_iteration_graph,
+)
+from driftwell.data.graphs import Graph, side_by_side, undirected
 from driftwell.data.images import ImageSet
+from driftwell.data.planetoid import read_planetoid
 from driftwell.data.sources import Split, load, read
 from driftwell.data.transforms import (
     AtanhScaling,
@@ -12,10 +19,12 @@ from driftwell.data.transforms import (
     Transform,
     scaling_from_config,
 )
+from driftwell.data.tu import read_tu
 from driftwell.data.whitening import Whitening
 
 __all__ = [
     "AtanhScaling",
+    "Graph",
     "ImageSet",
     "PlainScaling",
     "Scaling",
@@ -25,6 +34,13 @@ __all__ = [
     "gaussian_mixture_ring",
     "load",
     "read",
+    "read_planetoid",
+    "read_tu",
+    "resistor_network",
     "scaling_from_config",
+    "side_by_side",
+    "stochastic_block_model",
     "two_moons",
+    "undirected",
+    "value_iteration_graph",
 ]

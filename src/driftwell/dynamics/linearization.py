@@ -121,5 +121,5 @@ def ritz_values(
         basis[:, k + 1] = torch.where(keep[:, None], w / length.clamp_min(1e-30)[:, None], 0.0)
         hessenberg[:, k + 1, k] = torch.where(keep, hessenberg[:, k + 1, k], 0.0)
     ritz = torch.linalg.eigvals(hessenberg[:, :m, :m])
-    order = ritz.abs().argsort(dim=1, descending=True)
-    return ritz.gather(1, order)
+    sorted_ritz: Tensor = ritz.gather(1, ritz.abs().argsort(dim=1, descending=True))
+    return sorted_ritz

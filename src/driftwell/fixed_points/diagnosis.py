@@ -16,7 +16,7 @@ from driftwell.core.state import State, flatten, select
 from driftwell.core.status import Status
 from driftwell.dynamics.laws import Map, call
 from driftwell.dynamics.linearization import ritz_values
-from driftwell.fixed_points.residual import work_dtype
+from driftwell.fixed_points.residual import relative_residual
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,13 @@ def _worst(found: FixedPoint) -> int:
 
 def _rounding(fz: Tensor, z: Tensor) -> list[str]:
     """A sentence if the residual is as small as the dtype lets it be."""
-    wide = work_dtype(z.dtype)
-    gap = float((fz.to(wide) - z.to(wide)).norm() / (fz.to(wide).norm() + 1e-300))
+    residual = float(relative_residual(z, fz))
     floor = 16.0 * torch.finfo(z.dtype).eps
-    if gap > floor:
+    if residual > floor:
         return []
     return [
-        f"the residual {gap:.1e} is at the rounding of {z.dtype}: ask for tol >= {floor:.0e}, or "
-        "solve in a wider dtype"
+        f"the residual {residual:.1e} is at the rounding of {z.dtype}: ask for tol >= {floor:.0e}, "
+        "or solve in a wider dtype"
     ]
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from driftwell.core.errors import Diverged, NotConverged
 from driftwell.core.results import FixedPoint
-from driftwell.core.state import select
+from driftwell.core.state import State, select
 from driftwell.core.status import Status
-from driftwell.fixed_points.residual import gap_and_size, relative, resolvable, work_dtype
+from driftwell.fixed_points.residual import floored, gap_and_size, resolvable, work_dtype
 from driftwell.fixed_points.solvers.solver import Solver
 
 
@@ -99,6 +99,8 @@ class Problem:
         loop: how the iteration is run.
         law: what the user gave as f, for solvers that use its structure; None in an adjoint.
         x: the input that belongs to `law`.
+        like: the state of the user's whose form flat states stand for; None in an adjoint.
+        affine: whether f is affine in z, as adjoints are: differences of it are then exact.
     """
 
     f: FlatMap
@@ -112,6 +114,8 @@ class Problem:
     loop: Loop = EarlyExit()
     law: Any = None
     x: Any = None
+    like: State | None = None
+    affine: bool = False
 
 
 class Batch(NamedTuple):
@@ -128,6 +132,7 @@ class RunningMap:
 
     Attributes:
         law: the callable the user gave, or None within an adjoint.
+        affine: whether f is affine in z, as adjoints are.
         calls: evaluations so far.
         rows: samples that are left, or None for all.
     """
@@ -135,6 +140,7 @@ class RunningMap:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self.law = problem.law
+        self.affine = problem.affine
         self.calls = 0
         self.rows: Tensor | None = None
 
@@ -184,7 +190,8 @@ def judge(
 ) -> tuple[Outcome, Tensor]:
     """Best outcome of the batch after evaluation number `step` of f, and which samples run on."""
     gap, size = gap_and_size(batch.z, fz)
-    residual = relative(gap, size)
+    size = floored(size)
+    residual = gap / size
     met = gap <= resolvable(problem.tol, batch.z.dtype) * size + problem.atol
     converged = batch.running & met
     diverged = batch.running & ~torch.isfinite(residual)

@@ -47,15 +47,17 @@ def gap_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(fz - z, dim=1), torch.linalg.vector_norm(fz, dim=1)
 
 
-def relative(gap: Tensor, size: Tensor) -> Tensor:
-    """|f(z) - z| / |f(z)| of the two norms.
+def floored(size: Tensor) -> Tensor:
+    """|f(z)| plus the number below which squares of entries vanish: what residuals are divided by.
+
+    A state that shrinks below it is a fixed point at zero.
 
     Example:
-        >>> relative(torch.tensor([1.0]), torch.tensor([4.0]))
-        tensor([0.2500])
+        >>> floored(torch.tensor([1.0]))
+        tensor([1.])
     """
-    # below the added number the squares of entries vanish
-    return gap / (size + torch.finfo(size.dtype).tiny ** 0.5)
+    floor: Tensor = size + torch.finfo(size.dtype).tiny ** 0.5
+    return floor
 
 
 def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
@@ -65,7 +67,8 @@ def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
         >>> relative_residual(torch.tensor([[2.0]]), torch.tensor([[4.0]]))
         tensor([0.5000])
     """
-    return relative(*gap_and_size(z, fz))
+    gap, size = gap_and_size(z, fz)
+    return gap / floored(size)
 
 
 def _compiled(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:

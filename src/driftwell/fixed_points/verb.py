@@ -98,6 +98,7 @@ def fixed_point(
         loop=loop,
         law=f,
         x=x,
+        like=z0,
     )
     outcome = gradient.run(problem) if loop.can_be_recorded else iterate(problem)
     return FixedPoint(

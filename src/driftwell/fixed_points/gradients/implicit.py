@@ -8,15 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from driftwell.core.errors import DriftwellError, InvalidInput
 from driftwell.core.papers import Paper
-from driftwell.core.status import Status
 from driftwell.fixed_points.gradients.gradient import Gradient
 from driftwell.fixed_points.gradients.recorded import Again, record_lightly
+from driftwell.fixed_points.gradients.transforms import run_transformed
+from driftwell.fixed_points.gradients.unrecorded import (
+    forward_mode,
+    settle,
+    sound_rows,
+    transformed,
+)
 from driftwell.fixed_points.iteration import (
-    FlatMap,
     Outcome,
     Problem,
     check_outcome,
@@ -52,10 +58,14 @@ class Implicit(Gradient):
     a third derivative is refused. For a sample that did not converge there is no such gradient:
     with ``throw=False`` its g is that of a point that is not fixed, and zero if it diverged.
 
+    In forward mode the tangent z' solves t = df/dx x' + J t in the same way. `torch.func`
+    transforms compose, to any order in reverse mode and once in forward mode; vmap, and jacrev
+    and jacfwd, which use it, need ``loop=FixedBudget()``, and then run all `max_steps` here too.
+
     Args:
-        solver: any `Solver`, for the adjoint.
-        tol: tolerance on the adjoint's relative residual, per sample.
-        max_steps: vector-Jacobian products that are allowed.
+        solver: any `Solver`, for the adjoint or the tangent.
+        tol: tolerance on its relative residual, per sample.
+        max_steps: products with the Jacobian that are allowed.
 
     Raises:
         InvalidInput: tol negative or max_steps below 1.
@@ -84,15 +94,39 @@ class Implicit(Gradient):
 
     def run(self, problem: Problem) -> Outcome:
         """Solve without recording, then attach the implicit derivatives."""
-        f = _FirstCall(problem.f)
-        with torch.no_grad():
-            outcome = iterate(replace(problem, f=f, z0=problem.z0.detach()))
-        if problem.throw:
-            check_outcome(outcome)
-        if not f.differentiable:
+        if transformed():
+            return run_transformed(self, problem)
+        if forward_mode():
+            return self._run_forward(problem)
+        return self._run_reverse(problem)
+
+    def _run_reverse(self, problem: Problem) -> Outcome:
+        outcome, differentiable = settle(problem)
+        if not (differentiable and torch.is_grad_enabled()):
             return outcome
-        sound = (outcome.status != int(Status.DIVERGED))[:, None]
-        return replace(outcome, z=self._attach(problem, outcome.z, sound))
+        return replace(outcome, z=self._attach(problem, outcome.z, sound_rows(outcome)))
+
+    def _run_forward(self, problem: Problem) -> Outcome:
+        """The same, then the tangent t = df/dx x' + J t of the dual numbers in f."""
+        with forward_ad._set_fwd_grad_enabled(False):
+            outcome = self._run_reverse(problem)
+        z = outcome.z
+
+        def tangent_map(t: Tensor, rows: Tensor | None = None) -> Tensor:
+            with forward_ad._set_fwd_grad_enabled(True):
+                y = problem.f(forward_ad.make_dual(z if rows is None else z[rows], t), rows)
+                tangent = forward_ad.unpack_dual(y).tangent
+            return torch.zeros_like(t) if tangent is None else tangent
+
+        start = torch.zeros_like(z.detach())
+        tangent = Problem(
+            tangent_map, start, self.solver, self.tol, self.max_steps, throw=False, affine=True
+        )
+        with forward_ad._set_fwd_grad_enabled(False):
+            found = self._run_reverse(tangent)
+            _say_failure(found, "tangent", problem.throw)
+            t = torch.where(sound_rows(outcome), found.z, 0.0)
+        return replace(outcome, z=forward_ad.make_dual(z, t))
 
     def _attach(self, problem: Problem, z: Tensor, sound: Tensor) -> Tensor:
         """z* with its derivatives: z* once more, as a first-order function, inside f."""
@@ -105,23 +139,6 @@ class Implicit(Gradient):
         z1 = _resolve(_InnerAdjoint(again, solve), z, record_lightly(again), None)
         y = problem.f(z1)
         return _resolve(_OuterAdjoint(y, z1, solve), z, y, z1)
-
-
-class _FirstCall:
-    """The map, noticing at its first call whether there is anything to differentiate."""
-
-    def __init__(self, f: FlatMap) -> None:
-        self.f = f
-        self.differentiable: bool | None = None
-        self._recording = torch.is_grad_enabled()
-
-    def __call__(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
-        if self.differentiable is not None:
-            return self.f(z, rows)
-        with torch.set_grad_enabled(self._recording):
-            value = self.f(z, rows)
-        self.differentiable = value.requires_grad
-        return value.detach()
 
 
 class _Resolve(torch.autograd.Function):
@@ -175,13 +192,9 @@ class _AdjointSolve:
 
         how = self.settings
         with torch.no_grad():
-            problem = Problem(adjoint_map, v, how.solver, how.tol, how.max_steps)
+            problem = Problem(adjoint_map, v, how.solver, how.tol, how.max_steps, affine=True)
             outcome = iterate(problem)
-        what = "the adjoint of the implicit gradient failed: "
-        if self.throw:
-            check_outcome(outcome, what)
-        elif sentence := failure(outcome)[0]:
-            warnings.warn(what + sentence, stacklevel=2)
+        _say_failure(outcome, "adjoint", self.throw)
         return outcome.z
 
 
@@ -236,6 +249,14 @@ def pull(y: Tensor, z: Tensor, g: Tensor, create_graph: bool = False) -> Tensor:
         y, z, g, retain_graph=True, create_graph=create_graph, materialize_grads=True
     )
     return product
+
+
+def _say_failure(outcome: Outcome, which: str, throw: bool) -> None:
+    what = f"the {which} of the implicit gradient failed: "
+    if throw:
+        check_outcome(outcome, what)
+    elif sentence := failure(outcome)[0]:
+        warnings.warn(what + sentence, stacklevel=2)
 
 
 def _refuse_third(v: Tensor) -> None:

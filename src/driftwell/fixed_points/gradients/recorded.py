@@ -2,48 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from driftwell.core.errors import DriftwellError
 from driftwell.fixed_points.iteration import FlatMap
 
 
-class Again:
-    """f(z), to be evaluated once more later under the precision (autocast) of now."""
+class Surroundings:
+    """What f's result depends on besides its arguments, as of now: precision, random numbers.
 
-    def __init__(self, f: FlatMap, z: Tensor) -> None:
+    Args:
+        device: whose autocast setting and random numbers these are.
+        random: keep the state of torch's random numbers too.
+    """
+
+    def __init__(self, device: torch.device, random: bool = False) -> None:
+        self._device = device
+        self._autocast = torch.is_autocast_enabled(device.type)
+        self._low = torch.get_autocast_dtype(device.type)
+        self._forward = torch._C._is_fwd_grad_enabled()
+        self._random = self._random_states() if random else None
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """The same surroundings once more, with recording on; restored afterwards."""
+        low = torch.autocast(self._device.type, dtype=self._low, enabled=self._autocast)
+        devices = [self._device] if self._device.type == "cuda" else []
+        random = torch.random.fork_rng(devices, enabled=self._random is not None)
+        forward = forward_ad._set_fwd_grad_enabled(self._forward)
+        with torch.enable_grad(), forward, low, random:
+            if self._random is not None:
+                torch.set_rng_state(self._random[0])
+                if devices:
+                    torch.cuda.set_rng_state(self._random[1], self._device)
+            yield
+
+    def _random_states(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        return states
+
+
+class Again:
+    """f(z), to be evaluated once more later in the surroundings of now."""
+
+    def __init__(self, f: FlatMap, z: Tensor, random: bool = False) -> None:
         self._f, self._z = f, z.detach()
-        self._device = z.device.type
-        self._autocast = torch.is_autocast_enabled(self._device)
-        self._low = torch.get_autocast_dtype(self._device)
+        self._surroundings = Surroundings(z.device, random)
 
     def __call__(self, record_z: bool = False) -> tuple[Tensor, Tensor]:
         """z and f(z), recorded; with `record_z`, as a function of z too."""
         z = self._z.detach().requires_grad_(record_z)
-        how = torch.autocast(self._device, dtype=self._low, enabled=self._autocast)
-        with torch.enable_grad(), how:
+        with self._surroundings.again():
             return z, self._f(z)
 
+    def at(self, z: Tensor) -> Tensor:
+        """f(z) now, for a `z` of the same value."""
+        return self._f(z)
 
-def record_lightly(again: Again) -> Tensor:
+
+def record_lightly(again: Again, z: Tensor | None = None) -> Tensor:
     """f(z) with a first derivative, whose record keeps no tensor: f is evaluated anew to use it.
 
     Unlike torch's own checkpoint it leaves no reference cycle behind, so that memory is free as
     soon as the result is.
+
+    Args:
+        again: f and the state, whose value is kept.
+        z: that state with its own record, if the derivative is to reach it.
     """
-    record = _Record(again)
+    record = _Record(again, z is not None and z.requires_grad)
     with torch.autograd.graph.saved_tensors_hooks(record.pack, record.unpack):
-        return again()[1]
+        return again()[1] if z is None else again.at(z)
 
 
 class _Record:
     """What autograd asked to save, by number."""
 
-    def __init__(self, again: Again) -> None:
-        self._again, self._count = again, 0
+    def __init__(self, again: Again, record_z: bool) -> None:
+        self._again, self._record_z, self._count = again, record_z, 0
         self._kept: list[Tensor] | None = None
 
     def pack(self, tensor: Tensor) -> int:
@@ -66,10 +110,10 @@ class _Record:
             raise DriftwellError("the record of f was already used; solve again to differentiate")
 
         with torch.autograd.graph.saved_tensors_hooks(keep, refuse):
-            self._again()
+            self._again(self._record_z)
         if len(kept) != self._count:
             raise DriftwellError(
-                "f did not do the same twice at the same state, so that it has no implicit "
-                "gradient; remove what is random or counts calls in it"
+                "f did not do the same twice at the same state, so that what it computed cannot be "
+                "had again for its gradient; remove what is random or counts calls in it"
             )
         return kept

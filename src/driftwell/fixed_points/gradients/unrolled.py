@@ -7,9 +7,11 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from driftwell.core.errors import InvalidInput
 from driftwell.fixed_points.gradients.gradient import Gradient
+from driftwell.fixed_points.gradients.recorded import Again, record_lightly
+from driftwell.fixed_points.gradients.unrecorded import forward_mode, transformed
 from driftwell.fixed_points.iteration import FlatMap, Outcome, Problem, check_outcome, iterate
 
 
@@ -39,6 +41,7 @@ class Unrolled(Gradient):
     def run(self, problem: Problem) -> Outcome:
         """Iterate with every operation recorded."""
         if self.checkpoint and torch.is_grad_enabled():
+            _refuse_transforms()
             problem = replace(problem, f=_Checkpointed(problem.f))
         outcome = iterate(problem)
         if problem.throw:
@@ -51,5 +54,13 @@ class _Checkpointed:
     f: FlatMap
 
     def __call__(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
-        result: Tensor = checkpoint(self.f, z, rows, use_reentrant=False)
-        return result
+        again = Again(lambda z, _=None: self.f(z, rows), z, random=True)
+        return record_lightly(again, z)
+
+
+def _refuse_transforms() -> None:
+    if transformed() or forward_mode():
+        raise InvalidInput(
+            "Unrolled(checkpoint=True) works in reverse mode only; for torch.func transforms and "
+            "forward mode use Unrolled() or Implicit()"
+        )

@@ -1,0 +1,1 @@
+"""Claims on local rules and optimizers."""

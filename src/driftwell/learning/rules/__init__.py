@@ -1,0 +1,1 @@
+"""Local rules: gradients from what a neuron can see."""
