@@ -415,7 +415,7 @@ def test_an_unexpected_error_is_one_line_too(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a slip\nof ours")
 
-    monkeypatch.setattr(command, "load_run", broken)
+    monkeypatch.setattr(command, "use_machine", broken)
     words = ["sample", str(trained), "--out", str(tmp_path / "a.png")]
     status, line = said(*words)
     assert status == 1

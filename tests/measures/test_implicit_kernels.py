@@ -39,7 +39,7 @@ def inputs(n: int, p: int, seed: int = 0) -> Tensor:
     return torch.randn(n, p, generator=generator(seed), dtype=F64) / math.sqrt(p)
 
 
-@pytest.mark.parametrize("phi", ACTIVATIONS, ids=repr)
+@pytest.mark.parametrize("phi", ACTIVATIONS, ids=lambda a: type(a).__name__)
 def test_expectations_of_pairs_are_those_of_a_double_quadrature(phi: Activation) -> None:
     """u = sqrt(q1) xi, v = (L12 / q1) u + rest eta: one quadrature inside the other."""
     L = torch.tensor([[1.3, 0.5], [0.5, 0.7]], dtype=F64)
@@ -68,7 +68,7 @@ def test_arc_sine_law_of_the_error_function() -> None:
     assert float(Smooth(torch.erf).products(L)[0, 1]) == pytest.approx(exact, abs=1e-9)
 
 
-@pytest.mark.parametrize("phi", ACTIVATIONS, ids=repr)
+@pytest.mark.parametrize("phi", ACTIVATIONS, ids=lambda a: type(a).__name__)
 def test_the_kernel_is_that_of_wide_networks(phi: Activation) -> None:
     """Mean over draws of z . z at m = 1000; entries scatter by 1/sqrt(m draws), times O(1)."""
     net, X, m, draws = ImplicitNetwork(phi, s=0.3, tau0=1.0), inputs(5, 12), 1000, 4
@@ -110,7 +110,7 @@ def test_tau_solves_its_equation_and_centres_the_activation() -> None:
     assert net.centre == pytest.approx(net.tau / math.sqrt(2 * math.pi), rel=1e-12)
 
 
-@pytest.mark.parametrize("phi", ACTIVATIONS, ids=repr)
+@pytest.mark.parametrize("phi", ACTIVATIONS, ids=lambda a: type(a).__name__)
 def test_scalars_are_the_derivatives_of_the_kernel(phi: Activation) -> None:
     """alpha1 = dG_ij / d(x_i.x_j) at orthogonal inputs; diagonal = G_ii at |x| = tau0."""
     net = ImplicitNetwork(phi, s=0.3, tau0=1.1)

@@ -120,7 +120,11 @@ def _optional() -> dict[str, Any]:
 def _data() -> dict[str, Any]:
     folder = os.environ.get("DRIFTWELL_DATA", "")
     root = Path(folder).expanduser() if folder else None
-    sets = {"mnist": ("mnist",), "fashion": ("fashion-mnist", "fashion")}
+    sets = {
+        "mnist": ("mnist",),
+        "fashion": ("fashion-mnist", "fashion"),
+        "cora, citeseer": ("planetoid",),
+    }
     return {
         "DRIFTWELL_DATA": folder or None,
         "digits": find_spec("sklearn") is not None,
@@ -153,8 +157,8 @@ def _advice(found: dict[str, Any]) -> list[str]:
         lines.append("this processor has bfloat16 products: --precision bfloat16 is fast here")
     if found["data"]["DRIFTWELL_DATA"] is None:
         lines.append(
-            "DRIFTWELL_DATA is not set: --data mnist and --data fashion have no folder to read "
-            "(nothing is ever downloaded)"
+            "DRIFTWELL_DATA is not set: --data mnist, fashion, cora and citeseer have no folder to "
+            "read (nothing is ever downloaded)"
         )
     return lines
 

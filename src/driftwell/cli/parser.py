@@ -11,7 +11,12 @@ from typing import Any, NoReturn
 from driftwell.core.errors import InvalidInput
 
 COMMANDS = ("train", "sample", "measure", "report", "claims", "doctor")
-MODELS = ("nlm",)
+MODELS = {
+    "nlm": "a Neural Langevin Machine, which learns images and samples new ones",
+    "deq": "a deep equilibrium classifier of labelled images",
+    "ignn": "an implicit graph neural network, which classifies the nodes of a graph",
+    "lpn": "a learned proximal network, which denoises images",
+}
 PRECISIONS = ("highest", "high", "medium", "bfloat16")
 MASKS = ("top", "bottom", "left", "right")
 
@@ -104,7 +109,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     made: dict[str, Parser] = {}
     for name, fill, line in (
         ("train", _train, "train a model into a run folder, or go on with one"),
-        ("sample", _sample, "draw images from a trained model: new, in-painted or denoised"),
+        ("sample", _sample, "make images with a trained model: new, in-painted or denoised"),
         ("measure", _measure, "measure a trained model: physics, quality, memorisation"),
         ("report", _report, "write a run's page, report.html"),
         ("claims", _claims, "list and run the papers' statements"),
@@ -122,12 +127,16 @@ def _sentence(line: str) -> str:
 
 
 def _train(p: Parser) -> None:
-    p.add_argument("model", choices=MODELS, help="kind of model: nlm, a Neural Langevin Machine")
+    kinds = "; ".join(f"{name}: {words}" for name, words in MODELS.items())
+    p.add_argument("model", choices=MODELS, metavar="MODEL", help=kinds)
     p.add_argument("--out", metavar="RUN", help="the run folder")
     p.add_argument("--config", metavar="FILE", help="a TOML file with these settings; options win")
     data = p.add_argument_group("data")
     data.add_argument(
-        "--data", metavar="NAME|PATH", help="digits (default), mnist, fashion, or a path"
+        "--data",
+        metavar="NAME|PATH",
+        help="digits (default), mnist, fashion, or a path; of ignn: cora (default), citeseer, or "
+        "the path of a .npz file",
     )
     data.add_argument("--labels", metavar="FILE", help="labels of a data path that has none")
     data.add_argument("--classes", type=_classes, metavar="C,C,...", help="keep these labels only")
@@ -168,7 +177,8 @@ def _sample(p: Parser) -> None:
 
 def _measure(p: Parser) -> None:
     p.add_argument("run", metavar="RUN", help="the run folder")
-    p.add_argument("-n", type=_whole, default=1000, metavar="N", help="images to generate (1000)")
+    p.add_argument("-n", type=_whole, metavar="N",
+                   help="images to generate (1000), or held out to measure on (all)")  # fmt: skip
     p.add_argument("--seed", type=_whole, default=0, metavar="S", help="seed of the noise (0)")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("--log-likelihood", action="store_true", default=None,
@@ -178,7 +188,8 @@ def _measure(p: Parser) -> None:
 
 def _report(p: Parser) -> None:
     p.add_argument("run", metavar="RUN", help="the run folder")
-    p.add_argument("-n", type=_whole, default=1000, metavar="N", help="images to generate (1000)")
+    p.add_argument("-n", type=_whole, metavar="N",
+                   help="images to generate (1000), or held out to measure on (all)")  # fmt: skip
     p.add_argument("--seed", type=_whole, default=0, metavar="S", help="seed of the noise (0)")
     _machine(p, device=False, precision=False)
 

@@ -9,9 +9,8 @@ from driftwell.cli.progress import Bar
 from driftwell.cli.settings import info, note, use_machine
 from driftwell.core.world import World
 from driftwell.data import read
-from driftwell.training.generate import Wish, generate_images
+from driftwell.training.generate import Wish
 from driftwell.training.pictures import check_output, write_pictures
-from driftwell.training.run import load_run
 from driftwell.training.run_folder import RunFolder
 
 
@@ -27,20 +26,21 @@ def run(options: argparse.Namespace) -> int:
     )
     config = RunFolder.open(path).config
     use_machine(options.threads or config.threads, config.precision)
-    trained = load_run(path, options.device)
+    trained = config.kind.load(path, options.device)
     if trained.warning:
         note(trained.warning)
     partial = out.with_name(f".{out.name}.partial")
     world = World.from_environment()
     try:
         with Bar("sampling", wish.n, "images", quiet=options.quiet or not world.leader) as bar:
-            images = generate_images(
+            images = config.kind.pictures(
                 trained, wish, partial=partial, world=world,
                 progress=lambda done, _: bar.show(done * world.size), note=note,
             )  # fmt: skip
         if world.leader:
             write_pictures(out, images)
-            info(options, f"{len(images)} images of {trained.height}x{trained.width} in {out}")
+            n, height, width = images.shape
+            info(options, f"{n} images of {height}x{width} in {out}")
     except KeyboardInterrupt:
         if any(out.parent.glob(f"{partial.name}.*")):
             note("what is finished is kept: the same command goes on from there")

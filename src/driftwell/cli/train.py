@@ -49,7 +49,12 @@ def settings_given(options: argparse.Namespace) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if options.config is not None:
         path = Path(options.config).expanduser()
-        given = read_values(path)
+        given = {"model": options.model, **read_values(path)}
+        if given["model"] != options.model:
+            raise InvalidInput(
+                f"{path} has settings of {given['model']}, not of {options.model}: say "
+                f"`driftwell train {given['model']}`, or give another file"
+            )
         out = given.pop("out", None)
         # names and types are checked here, where the file can still be named
         RunConfig.from_values(given, str(path))
@@ -62,9 +67,10 @@ def settings_given(options: argparse.Namespace) -> dict[str, Any]:
     if "preset" in flags and flags["preset"] != given.get("preset"):
         given.pop("recipe", None)  # changes of another preset mean nothing here
     given |= flags
+    given["model"] = options.model
     if options.out is not None:
         given["out"] = options.out
-    changes = dict(parse_setting(text) for text in options.changes)
+    changes = dict(parse_setting(text, options.model) for text in options.changes)
     if changes:
         given["recipe"] = {**given.get("recipe", {}), **changes}
     return given
@@ -73,6 +79,11 @@ def settings_given(options: argparse.Namespace) -> dict[str, Any]:
 def _resumed(given: dict[str, Any], out: Path) -> RunConfig:
     """The run's own settings with the budget that was given; nothing else may differ."""
     stored = RunFolder.open(out).config
+    if stored.model != given["model"]:
+        raise InvalidInput(
+            f"{out} holds a run of {stored.model}, not of {given['model']}: go on with "
+            f"`driftwell train {stored.model} --out {out} --resume`, or name another folder"
+        )
     now = stored.to_values()
     for key, value in given.items():
         if key in _BUDGET or key == "recipe":
@@ -98,6 +109,7 @@ def _train(
 ) -> int:
     quiet = options.quiet or not world.leader
     bar = Bar("training", config.budget_updates, "updates", quiet=quiet, minutes=config.minutes)
+    how = f"go on with `driftwell train {config.model} --out {shlex.quote(str(out))} --resume`"
     first = True
 
     def on_update(done: int, seconds: float, metrics: dict[str, float]) -> None:
@@ -119,19 +131,15 @@ def _train(
                 on_update=on_update, note=note, interrupted=stop,
             )  # fmt: skip
         except KeyboardInterrupt:
-            note(f"stopped at once, the last checkpoint is kept; {_how_to_resume(out)}")
+            note(f"stopped at once, the last checkpoint is kept; {how}")
             raise
     if not quiet:
         info(options, _sentence(trained, config))
     if trained.reason == "interrupted":
         if world.leader:
-            note(f"stopped after update {trained.updates}, all is saved; {_how_to_resume(out)}")
+            note(f"stopped after update {trained.updates}, all is saved; {how}")
         return 128 + (stop.received or 2)
     return 0
-
-
-def _how_to_resume(out: Path) -> str:
-    return f"go on with `driftwell train nlm --out {shlex.quote(str(out))} --resume`"
 
 
 def _sentence(trained: Trained, config: RunConfig) -> str:

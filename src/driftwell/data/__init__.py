@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from driftwell.data.detection_scenes import DetectionScenes, detection_scenes
 from driftwell.data.generators import gaussian_mixture_ring, two_moons
 from driftwell.data.graph_generators import (
     resistor_network,
@@ -24,6 +25,7 @@ from driftwell.data.whitening import Whitening
 
 __all__ = [
     "AtanhScaling",
+    "DetectionScenes",
     "Graph",
     "ImageSet",
     "PlainScaling",
@@ -31,6 +33,7 @@ __all__ = [
     "Split",
     "Transform",
     "Whitening",
+    "detection_scenes",
     "gaussian_mixture_ring",
     "load",
     "read",

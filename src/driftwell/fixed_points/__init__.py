@@ -22,6 +22,12 @@ from driftwell.fixed_points.regularization import jacobian_regularization
 from driftwell.fixed_points.solvers.anderson import Anderson
 from driftwell.fixed_points.solvers.broyden import Broyden
 from driftwell.fixed_points.solvers.forward_backward import ForwardBackward
+from driftwell.fixed_points.solvers.learned_anderson import LearnedAnderson
+from driftwell.fixed_points.solvers.learned_anderson_lesson import (
+    LearnedStart,
+    SolverLesson,
+    fit_learned_anderson,
+)
 from driftwell.fixed_points.solvers.newton_krylov import NewtonKrylov
 from driftwell.fixed_points.solvers.peaceman_rachford import PeacemanRachford
 from driftwell.fixed_points.solvers.picard import Picard
@@ -40,6 +46,8 @@ __all__ = [
     "Gradient",
     "Implicit",
     "InitialGuess",
+    "LearnedAnderson",
+    "LearnedStart",
     "Loop",
     "NewtonKrylov",
     "OneStep",
@@ -51,10 +59,12 @@ __all__ = [
     "Reversible",
     "RunningMap",
     "Solver",
+    "SolverLesson",
     "Unrolled",
     "WarmStart",
     "WhileLoop",
     "explain",
+    "fit_learned_anderson",
     "fixed_point",
     "iterate",
     "jacobian_regularization",

@@ -28,6 +28,11 @@ from driftwell.measures.implicit_kernels import (
     implicit_conjugate_kernel,
     implicit_tangent_kernel,
 )
+from driftwell.measures.interactions import (
+    ContextualEffects,
+    contextual_effects,
+    pairwise_interactions,
+)
 from driftwell.measures.kernel_equivalents import (
     GaussianMixture,
     KernelScalars,
@@ -62,6 +67,7 @@ from driftwell.measures.two_sample_table import format_two_sample_table, two_sam
 __all__ = [
     "AAI",
     "Activation",
+    "ContextualEffects",
     "Copying",
     "CovarianceError",
     "GaussianMixture",
@@ -75,6 +81,7 @@ __all__ = [
     "Smooth",
     "Susceptibility",
     "aai",
+    "contextual_effects",
     "copying",
     "covariance_error",
     "critical_gain",
@@ -95,6 +102,7 @@ __all__ = [
     "match_explicit",
     "mmd_rbf",
     "nearest_training_distance",
+    "pairwise_interactions",
     "random_couplings",
     "residual_",
     "resnet_jacobian_spectrum",

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from driftwell.report.rounding import rounded, spaced
+from driftwell.report.curves import curve, scaled, thousands
+from driftwell.report.rounding import rounded
 from driftwell.report.spectrum import Spectrum
 from driftwell.report.style import (
     GAUSSIAN,
@@ -70,7 +71,7 @@ def energy_and_virial(trace: Trace, train_energy: float, held_out_energy: float,
                 if math.isfinite(value):
                     left.axhline(value, color=REAL, linewidth=1.2, linestyle=dash, label=name)
                     lines.append(value)
-        _scaled(left, [*trace.energy, *low, *high, *lines])
+        scaled(left, [*trace.energy, *low, *high, *lines])
         left.set_title(f"Energy per neuron (N = {n}), mean ± sd over chains")
         left.set_ylabel("E / N (energy units)")
         if lines:
@@ -85,7 +86,7 @@ def energy_and_virial(trace: Trace, train_energy: float, held_out_energy: float,
             else:
                 axes.set_xlim(0.8, max(*trace.steps, 2))
                 axes.set_xlabel("Langevin steps from noise")
-                _thousands(axes)
+                thousands(axes)
     return figure
 
 
@@ -134,7 +135,7 @@ def coupling_plane(spectrum: Spectrum, step_size: float) -> Figure:
                 xycoords=("axes fraction", "data"), xytext=(0, -5), textcoords="offset points",
                 ha="right", va="top", color=LIMIT,
             )  # fmt: skip
-        _scaled(ranks, [v for v in values if v > 1e-9])
+        scaled(ranks, [v for v in values if v > 1e-9])
         ranks.set_title("Singular values of I − J; dotted: without couplings")
         ranks.set_xlabel("rank")
         ranks.set_ylabel("σ (no unit)")
@@ -225,13 +226,13 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> Figure:
         else:
             panels = [figure.subplots()]
             loss = [line["loss"] for line in metrics]
-            _curve(panels[0], updates, loss, GENERATED, None)
+            curve(panels[0], updates, loss, GENERATED, None)
             panels[0].set_ylabel("loss per coordinate (no unit)")
             panels[0].set_title("Denoising objective; 1: a machine that knows nothing")
         for axes in panels:
             axes.set_xlabel("updates")
             axes.set_xlim(0, max(updates))
-            _thousands(axes, log=False)
+            thousands(axes, log=False)
     return figure
 
 
@@ -239,7 +240,7 @@ def _contrast(
     left: Axes, right: Axes, updates: Sequence[float], metrics: Sequence[Mapping[str, float]]
 ) -> None:
     gradient = [line["gradient"] for line in metrics]
-    _curve(left, updates, gradient, GENERATED, None)
+    curve(left, updates, gradient, GENERATED, None)
     if min(gradient) > 0.0:
         left.set_yscale("log")
     left.set_ylabel("mean square entry (no unit)")
@@ -250,28 +251,13 @@ def _contrast(
     ):  # fmt: skip
         if all(key in line for line in metrics):
             energy = [line[key] for line in metrics]
-            _curve(right, updates, energy, colour, name)
+            curve(right, updates, energy, colour, name)
             values += energy
     right.set_ylabel("E / N (energy units)")
     right.set_title("Energy per neuron")
     if values:
         right.legend(loc="upper right")
-        _scaled(right, values)
-
-
-def _curve(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str | None
-) -> None:
-    """The values pale, and their running median over a fortieth of the run."""
-    window = max(1, len(y) // 40)
-    if window < 3:
-        axes.plot(x, y, color=colour, label=label)
-        return
-    every = max(1, len(y) // 2000)  # a page needs no more points than pixels
-    axes.plot(x[::every], y[::every], color=colour, alpha=0.3, linewidth=0.8)
-    middles = range(0, len(y) - window + 1, max(1, window // 4))
-    smooth = [sorted(y[i : i + window])[window // 2] for i in middles]
-    axes.plot([x[i + window // 2] for i in middles], smooth, color=colour, label=label)
+        scaled(right, values)
 
 
 def neuron_activity(walk: FollowedWalk, height: int, width: int) -> Figure:
@@ -291,37 +277,9 @@ def neuron_activity(walk: FollowedWalk, height: int, width: int) -> Figure:
     return figure
 
 
-def _thousands(axes: Axes, log: bool = True) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    if log:
-        axes.xaxis.set_major_locator(LogLocator(base=10.0, numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: spaced(round(x))))
-
-
 def _level_ticks(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.xaxis.set_major_locator(LogLocator(base=10.0, subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-
-
-def _scaled(axes: Axes, values: Sequence[float]) -> None:
-    """A linear axis from 0, or where values span much a logarithmic one with plain numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    positive = [v for v in values if v > 0.0 and math.isfinite(v)]
-    if not positive:
-        return
-    low, high = min(positive), max(positive)
-    if high / low < 15.0 or len(positive) < len(values):
-        axes.set_ylim(bottom=min(0.0, *values) if values else 0.0)
-        return
-    axes.set_yscale("log")
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high / low < 300 else (1,)
-    ticks = [f * 10.0**d for d in decades for f in factors]
-    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low * 0.7 < t < high * 1.4]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, final
@@ -17,6 +16,7 @@ from driftwell.models.langevin.monitor import ChainGap
 from driftwell.models.langevin.noise_conditional import NoiseConditionalMachine
 from driftwell.report.annealed import sampled_by_annealing
 from driftwell.report.likelihood import Likelihood
+from driftwell.report.parts import plain_values
 from driftwell.report.sampled import image_space, sampled_from_noise
 from driftwell.report.spectrum import Spectrum, coupling_spectrum
 from driftwell.report.trajectories import FollowedWalk, Trace
@@ -118,7 +118,7 @@ class Measurements:
             "spectrum": self.spectrum.to_json(),
             "trace": self.trace.to_json(),
         }
-        plain: dict[str, Any] = _plain(found)
+        plain: dict[str, Any] = plain_values(found)
         return plain
 
 
@@ -237,14 +237,3 @@ def _images(run: Run, samples: int) -> tuple[ImageSet, ImageSet]:
     labels = None if held_out.labels is None else held_out.labels[rows]
     source = f"{held_out.source}; keyed choice of {wanted}"
     return train, ImageSet(held_out.images[rows], labels, held_out.name, source)
-
-
-def _plain(value: Any) -> Any:
-    """`value` with every NaN and infinity as None, as JSON has no word for them."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,67 +1,20 @@
-"""The report: one self-contained HTML page about a run, and its figures as files."""
+"""The page of a Neural Langevin Machine: what its template is filled with."""
 
 from __future__ import annotations
 
 import math
 import shlex
 import tomllib
-from pathlib import Path
 
-from driftwell.core.errors import require
 from driftwell.core.papers import papers_of
-from driftwell.report.measurements import Measurements, Progress, measure_run
-from driftwell.report.plates import Plate, draw
+from driftwell.report.measurements import Measurements
+from driftwell.report.parts import OVERLAP, Plate
 from driftwell.report.readings import readings
 from driftwell.report.rounding import measured
 from driftwell.report.style import colour_variables
 from driftwell.report.templates import environment
-from driftwell.training.atomic import cannot_write, write_atomically
-from driftwell.training.run import Run, load_run
+from driftwell.training.run import Run
 from driftwell.training.run_folder import CONFIG
-
-PAGE, FIGURES = "report.html", "figures"
-
-
-def write_report(
-    run_folder: Path,
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Path:
-    """Measure a run and write RUN/report.html and RUN/figures/*.svg.
-
-    The page asks for nothing outside itself. The same run, seed and number of samples give the
-    same bytes on the same machine.
-
-    Args:
-        run_folder: of `driftwell train`.
-        samples: number of generated images.
-        seed: of all noise.
-        progress: called as progress(done, 100).
-
-    Returns:
-        Path of the page.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        RunFolderError: no run, no checkpoint, or a folder that cannot be written.
-        InvalidInput: data of the run that are not there any more.
-    """
-    require("matplotlib", "plot", "to draw the report's figures")
-    run = load_run(Path(run_folder))
-    found = measure_run(run, samples=samples, seed=seed, progress=progress)
-    plates = draw(run, found)
-    page = render(run, found, plates)
-    folder = run.path / FIGURES
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    for plate in plates.values():
-        write_atomically(folder / f"{plate.name}.svg", plate.svg.encode())
-    write_atomically(run.path / PAGE, page.encode())
-    return run.path / PAGE
 
 
 def render(run: Run, found: Measurements, plates: dict[str, Plate]) -> str:
@@ -86,7 +39,8 @@ def render(run: Run, found: Measurements, plates: dict[str, Plate]) -> str:
         papers=papers_of(run.machine),
         comparison=_comparison_rows(found), chains=_chain_rows(run, found),
         config=config, recipe=recipe, versions=_versions(run),
-        warnings=[*run.meta.get("warnings", []), *([run.warning] if run.warning else [])],
+        warnings=[*run.meta.get("warnings", []), *([run.warning] if run.warning else []),
+                  *([OVERLAP] if found.overlap else [])],
         commands=_commands(run, found),
         light=colour_variables(dark=False), dark=colour_variables(dark=True),
     )  # fmt: skip

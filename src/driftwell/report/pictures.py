@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from driftwell.report.style import (
     blank_figure,
     figure_style,
 )
+from driftwell.report.thumbnails import named, principal_axes, show, tiled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def sample_grid(generated: Tensor, real: Tensor, side: int = 8) -> Figure:
             (real[spread], "Real: held-out images"),
         )
         for axes, (images, title) in zip(figure.subplots(1, 2), panels, strict=True):
-            _show(axes, tiled(images, side))
+            show(axes, tiled(images, side))
             axes.set_title(title)
     return figure
 
@@ -67,8 +68,8 @@ def class_grid(by_class: Tensor, names: tuple[int, ...]) -> Figure:
         figure = blank_figure(0.35 + classes * (WIDTH - 0.9) / count)
         grid = figure.subplots(classes, 1, squeeze=False)[:, 0]
         for axes, images, name in zip(grid, by_class, names, strict=True):
-            _show(axes, tiled(images, count))
-            _named(axes, str(name))
+            show(axes, tiled(images, count))
+            named(axes, str(name))
     return figure
 
 
@@ -100,40 +101,12 @@ def wandering_chain(found: Measurements, transform: Transform) -> Figure:
         shown = transform.inverse(visible[stops]).reshape(-1, height, width)
         for k, (image, stop) in enumerate(zip(shown.cpu(), stops.tolist(), strict=True)):
             small = figure.add_subplot(grid[1, k])
-            _show(small, tiled(image[None], 1))
+            show(small, tiled(image[None], 1))
             step = spaced(int(found.walk.steps[stop]))
             small.set_title(
                 f"{k + 1}: step {step}", fontsize=8.5, fontweight="normal", loc="center"
             )
     return figure
-
-
-def principal_axes(points: Tensor, count: int) -> tuple[Tensor, Tensor, list[float]]:
-    """Principal axes of a cloud, by singular values.
-
-    Args:
-        points: (n, d), float64.
-        count: how many; fewer dimensions are filled up with zeros.
-
-    Returns:
-        The centre (d,), the axes as columns (d, count), each with its largest entry positive,
-        and the share of the variance along each.
-
-    Example:
-        >>> line = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]).double()
-        >>> _, axes, shares = principal_axes(line, 1)
-        >>> axes.T.tolist(), shares
-        ([[1.0, 0.0]], [0.8])
-    """
-    centre = points.mean(0)
-    _, values, rows = torch.linalg.svd(points - centre, full_matrices=False)
-    total = float(values.square().sum()) or 1.0
-    axes = torch.zeros(points.shape[1], count, dtype=points.dtype)
-    there = min(count, len(rows))
-    largest = rows[:there].gather(1, rows[:there].abs().argmax(1, keepdim=True))
-    axes[:, :there] = (rows[:there] * largest.sign()).T
-    shares = [float(v) ** 2 / total for v in values[:there]] + [0.0] * (count - there)
-    return centre, axes, shares
 
 
 def _cloud(axes: Axes, points: Tensor, images: ImageSet) -> None:
@@ -192,13 +165,13 @@ def nearest_pairs(found: Measurements) -> Figure:
         upper, lower = figure.subfigures(2, 1, height_ratios=[1.0, 1.6], squeeze=False)[:, 0]
         grid = upper.subplots(2, len(closest), squeeze=False)
         for k, i in enumerate(closest.tolist()):
-            _show(grid[0, k], tiled(found.generated[i][None], 1))
-            _show(grid[1, k], tiled(found.train.images[int(found.nearest.index[i])][None], 1))
+            show(grid[0, k], tiled(found.generated[i][None], 1))
+            show(grid[1, k], tiled(found.train.images[int(found.nearest.index[i])][None], 1))
             grid[0, k].set_title(
                 f"{float(distances[i]):.2f}", fontsize=8.5, fontweight="normal", loc="center"
             )
         for axes, name in zip(grid[:, 0], ("generated", "nearest\ntraining"), strict=True):
-            _named(axes, name)
+            named(axes, name)
         _histograms(lower.subplots(), distances, found.nearest.held_out.cpu())
     return figure
 
@@ -220,39 +193,3 @@ def _histograms(axes: Axes, generated: Tensor, held_out: Tensor) -> None:
     axes.set_xlim(0.0, float(bins[-1]))
     axes.set_ylim(bottom=0.0)
     axes.legend(loc="upper right")
-
-
-def tiled(images: Tensor, side: int) -> Tensor:
-    """Images as one picture with clear gaps: RGBA bytes (rows, columns, 4).
-
-    Args:
-        images: in [0, 1], (n, height, width).
-        side: images in a row.
-    """
-    n, height, width = images.shape
-    zoom = max(1, round(40 / max(height, width)))
-    large = images.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2).clamp(0.0, 1.0)
-    gap = 3 if side > 1 else 0
-    rows = -(-n // side)
-    tall, wide = height * zoom + gap, width * zoom + gap
-    picture = torch.zeros(rows * tall - gap, side * wide - gap, 4, dtype=torch.uint8)
-    for k, image in enumerate(large):
-        top, left = (k // side) * tall, (k % side) * wide
-        cell = picture[top : top + height * zoom, left : left + width * zoom]
-        cell[..., :3] = (image * 255).round().to(torch.uint8)[..., None]
-        cell[..., 3] = 255
-    return picture
-
-
-def _named(axes: Axes, name: str) -> None:
-    """A name left of a picture."""
-    axes.axis("on")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6)
-
-
-def _show(axes: Axes, picture: Tensor) -> Any:
-    axes.axis("off")
-    axes.grid(visible=False)
-    return axes.imshow(picture.numpy(), interpolation="none")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, final
-
 from driftwell.report.figures import (
     against_floors,
     coupling_plane,
@@ -13,8 +10,8 @@ from driftwell.report.figures import (
     training_curves,
 )
 from driftwell.report.measurements import Measurements
+from driftwell.report.parts import Plate, plate
 from driftwell.report.pictures import class_grid, nearest_pairs, sample_grid, wandering_chain
-from driftwell.report.style import inline_svg, to_svg
 from driftwell.training.run import Run
 
 _TRACES = (
@@ -46,29 +43,6 @@ _CONTRASTIVE_TRAINING = (
 _TRAINING = "The objective over the updates, pale, and its running median."
 
 
-@final
-@dataclass(frozen=True)
-class Plate:
-    """One figure of the page.
-
-    Attributes:
-        name: file name without its suffix, and anchor.
-        svg: the drawing, as a file.
-        description: what a reader who does not see it is told.
-        caption: what to see, and how to read it honestly.
-    """
-
-    name: str
-    svg: str
-    description: str
-    caption: str
-
-    @property
-    def inline(self) -> str:
-        """The drawing as an element of the page."""
-        return inline_svg(self.svg, self.name, self.description)
-
-
 def draw(run: Run, found: Measurements) -> dict[str, Plate]:
     """All figures of the report by name.
 
@@ -83,7 +57,7 @@ def draw(run: Run, found: Measurements) -> dict[str, Plate]:
     dt = float(found.diagnostics["step_size"])
     side = 10 if min(len(found.generated), len(found.held_out)) >= 100 else 8
     plates = [
-        _plate(
+        plate(
             "samples", sample_grid(found.generated, found.held_out.images, side),
             "Grid of generated images beside a grid of real ones",
             f"Left, chains started from noise and run for {found.sample_steps} Langevin steps, in "
@@ -93,7 +67,7 @@ def draw(run: Run, found: Measurements) -> dict[str, Plate]:
                 "Each generated image is a state at temperature T, so some grain is thermal "
                 "noise and belongs to the model."),
         ),
-        _plate(
+        plate(
             "walk", wandering_chain(found, run.transform),
             "Path of one chain through the principal components of the training images",
             f"One chain from noise, chain {found.samples}, chosen before it was looked at, over "
@@ -103,7 +77,7 @@ def draw(run: Run, found: Measurements) -> dict[str, Plate]:
             "between classes mixes; one that stays in one place only looks good because many "
             "chains were started.",
         ),
-        _plate(
+        plate(
             "comparison", against_floors(table),
             "Dot plot of two-sample measures of generated images, other real images and a Gaussian",
             f"Each set against the same {table['size']} held-out images; bars are standard "
@@ -112,7 +86,7 @@ def draw(run: Run, found: Measurements) -> dict[str, Plate]:
             "noisy copies can both score well, so read it with the accuracies, E2 and the "
             "distance to the nearest training image.",
         ),
-        _plate(
+        plate(
             "nearest", nearest_pairs(found),
             "Closest generated images above their nearest training images, and histograms of "
             "the distances of all generated and held-out images",
@@ -121,26 +95,26 @@ def draw(run: Run, found: Measurements) -> dict[str, Plate]:
             "peak left of the green one. Much farther right than green, images are noisier or "
             "stranger than real ones.",
         ),
-        _plate(
+        plate(
             "traces", energy_and_virial(
                 found.trace, found.energy_train, found.energy_held_out, run.machine.n),
             "Energy per neuron and virial of the chains, from noise on",
             _ANNEALED_TRACES if annealed else _TRACES,
         ),
-        _plate(
+        plate(
             "neuron", neuron_activity(found.walk, run.height, run.width),
             "State of one neuron against time",
             f"The coordinate that varies most in the data, {len(found.walk.neuron_times)} steps "
             "of the same chain. Long stays with rare jumps mean slow mixing.",
         ),
-        _plate(
+        plate(
             "spectrum", coupling_plane(found.spectrum, 0.0 if annealed else dt),
             "Eigenvalues of the couplings J in the complex plane, and singular values of I − J",
             _SPECTRUM + ("" if annealed else _CURVATURES),
         ),
     ]  # fmt: skip
     if found.by_class is not None:
-        plates.append(_plate(
+        plates.append(plate(
             "classes", class_grid(found.by_class, found.train.classes),
             "Images generated with the label of each class held",
             "Each row with the label neurons of one class held at its code and all else from "
@@ -148,7 +122,7 @@ def draw(run: Run, found: Measurements) -> dict[str, Plate]:
             "holds.",
         ))  # fmt: skip
     if len(metrics) > 1:
-        plates.append(_plate(
+        plates.append(plate(
             "training", training_curves(metrics),
             "Measures of learning against updates",
             _CONTRASTIVE_TRAINING if "gradient" in metrics[0] else _TRAINING,
@@ -160,7 +134,3 @@ def _at_level(found: Measurements) -> str:
     if not found.walk.level:
         return ""
     return f"at the noise level {found.walk.level:.3g}, each state cleaned of its noise "
-
-
-def _plate(name: str, figure: Any, description: str, caption: str) -> Plate:
-    return Plate(name, to_svg(figure), description, caption)

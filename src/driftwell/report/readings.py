@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, final
 
 from driftwell.report.likelihood import TRUSTED_CHAINS
 from driftwell.report.measurements import Measurements
+from driftwell.report.parts import Reading, Tone
 from driftwell.report.rounding import measured, rounded
-
-Tone = Literal["good", "neutral", "bad"]
 
 MIXED_RHAT = 1.1
 """Split R-hat above which chains have not yet seen one common distribution."""
-
-
-@final
-@dataclass(frozen=True)
-class Reading:
-    """One sentence about the measurements.
-
-    Attributes:
-        subject: what it is about, one or two words.
-        sentence: what the numbers say.
-        tone: whether that speaks for the model, against it, or neither.
-    """
-
-    subject: str
-    sentence: str
-    tone: Tone
 
 
 def readings(found: Measurements) -> list[Reading]:

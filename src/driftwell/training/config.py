@@ -7,14 +7,14 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 from driftwell.core.errors import InvalidInput, RunFolderError
-from driftwell.models.langevin.presets import Recipe, preset
 from driftwell.training import toml
+from driftwell.training.kinds import Kind, find_kind
 
 SCHEMA = 1
-MODELS = ("nlm",)
+DEFAULT_MODEL = "nlm"
 SPLITS = ("train", "all")
 PRECISIONS = ("highest", "high", "medium", "bfloat16")
 
@@ -36,7 +36,7 @@ class DataConfig:
     """Which images a run learns from.
 
     Attributes:
-        source: a name (``digits``, ``mnist``, ``fashion``) or a path.
+        source: a name of the kind's, such as ``digits``, ``mnist`` or ``fashion``, or a path.
         labels: path of a file with labels, for a source that has none of its own.
         classes: labels to keep; empty for all.
         resize: side of the square images that are made of them; None leaves them.
@@ -69,7 +69,7 @@ class RunConfig:
     Attributes:
         data: which images.
         preset: name of the preset the recipe started from.
-        recipe: all training settings.
+        recipe: all training settings, a frozen dataclass of the model's own.
         seed: of everything random, 0 <= seed < 2^64.
         updates: stop after so many updates.
         minutes: stop after so much wall-clock time; without both, `recipe.updates` updates.
@@ -78,11 +78,11 @@ class RunConfig:
         threads: of the processor; None leaves it to torch.
         precision: of float32 products, ``highest``, ``high`` or ``medium`` as torch names them,
             or ``bfloat16``.
-        model: kind of model, ``"nlm"``.
+        model: kind of model, one of `driftwell.training.kinds.KINDS`.
         schema: version of this format.
 
     Raises:
-        InvalidInput: a value out of range, or both updates and minutes.
+        InvalidInput: a value out of range, both updates and minutes, or a recipe of another kind.
 
     Example:
         >>> RunConfig(seed=3).budget_updates == RunConfig().recipe.updates
@@ -93,7 +93,7 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     preset: str = "default"
-    recipe: Recipe = field(default_factory=lambda: preset("default"))
+    recipe: Any = field(default_factory=lambda: find_kind(DEFAULT_MODEL).preset("default"))
     seed: int = 0
     updates: int | None = None
     minutes: float | None = None
@@ -101,12 +101,17 @@ class RunConfig:
     device: str = "cpu"
     threads: int | None = None
     precision: str = "highest"
-    model: str = "nlm"
+    model: str = DEFAULT_MODEL
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise toml.unknown(self.model, MODELS, "", "model")
+        kind = self.kind
+        if not isinstance(self.recipe, kind.recipe):
+            raise InvalidInput(
+                f"a run of {self.model} needs a {kind.recipe.__name__}, got "
+                f"{type(self.recipe).__name__}: take one of its presets"
+            )
+        kind.check(self)
         if self.precision not in PRECISIONS:
             raise toml.unknown(self.precision, PRECISIONS, "", "precision")
         if not 0 <= self.seed < 2**64:
@@ -122,11 +127,17 @@ class RunConfig:
             _at_least(name, getattr(self, name), 1)
 
     @property
+    def kind(self) -> Kind:
+        """What this kind of model is trained and read back by."""
+        return find_kind(self.model)
+
+    @property
     def budget_updates(self) -> int | None:
         """Updates to stop at; None if time decides."""
         if self.minutes is not None:
             return None
-        return self.recipe.updates if self.updates is None else self.updates
+        length: int = self.recipe.updates
+        return length if self.updates is None else self.updates
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], where: str) -> RunConfig:
@@ -157,14 +168,15 @@ class RunConfig:
         own = ("seed", "updates", "minutes", "checkpoint_every", "device", "threads",
                "precision", "model")  # fmt: skip
         try:
+            kind = find_kind(values.get("model", DEFAULT_MODEL))
             return cls(
                 data=DataConfig(
-                    source=values.get("data", "digits"),
+                    source=values.get("data", kind.sources[0]),
                     classes=tuple(values.get("classes", ())),
                     **data,
                 ),
                 preset=name,
-                recipe=_recipe(name, values, where),
+                recipe=_recipe(kind, name, values, where),
                 **{key: values[key] for key in own if key in values},
             )
         except InvalidInput as error:
@@ -218,18 +230,22 @@ def read_values(path: Path) -> dict[str, Any]:
     values = toml.read(path)
     of_a_run = path.read_text(encoding="utf-8").startswith(RunConfig.HEADER)
     if of_a_run and isinstance(values.get("recipe"), dict):
-        values["recipe"] = {**_settings_of(Recipe()), **values["recipe"]}
+        plain = find_kind(values.get("model", DEFAULT_MODEL)).recipe()
+        values["recipe"] = {**_settings_of(plain), **values["recipe"]}
     return values
 
 
-def change_recipe(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
+R = TypeVar("R")
+
+
+def change_recipe(recipe: R, changes: Mapping[str, Any], where: str) -> R:
     """`recipe` with some settings changed, names and types checked.
 
     Raises:
         InvalidInput: an unknown setting (the nearest is named), a wrong type or a bad value.
 
     Example:
-        >>> change_recipe(Recipe(), {"chains": 8}, "here").chains
+        >>> change_recipe(find_kind("nlm").preset("default"), {"chains": 8}, "here").chains
         8
     """
     hints = typing.get_type_hints(type(recipe))
@@ -238,23 +254,22 @@ def change_recipe(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Rec
         if key not in hints:
             raise toml.unknown(key, hints, where, "setting of the recipe")
         checked[key] = _check_type(key, value, hints[key], where)
-    return replace(recipe, **checked)
+    changed: R = replace(recipe, **checked)  # type: ignore[type-var]
+    return changed
 
 
-def _recipe(name: str, values: Mapping[str, Any], where: str) -> Recipe:
-    changes = dict(values.get("recipe", {}))
-    if values.get("precision") == "bfloat16":
-        # the sampler's own mode, and so a setting of the recipe
-        changes["matmul"] = "bfloat16"
-    complete = set(_settings_of(Recipe())) <= set(changes)
-    return change_recipe(Recipe() if complete else preset(name), changes, where)
+def _recipe(kind: Kind, name: str, values: Mapping[str, Any], where: str) -> Any:
+    changes = {**values.get("recipe", {}), **kind.changes_for(values.get("precision", ""))}
+    plain = kind.recipe()
+    complete = set(_settings_of(plain)) <= set(changes)
+    return change_recipe(plain if complete else kind.preset(name), changes, where)
 
 
-def _settings_of(recipe: Recipe) -> dict[str, Any]:
+def _settings_of(recipe: Any) -> dict[str, Any]:
     return {f.name: getattr(recipe, f.name) for f in fields(recipe)}
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str, model: str = DEFAULT_MODEL) -> tuple[str, Any]:
     """Name and value of a ``--set name=value``, the value of the setting's own type.
 
     Raises:
@@ -268,7 +283,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name, value = name.strip().replace("-", "_"), value.strip()
     if not separator:
         raise InvalidInput(f"--set wants name=value, such as --set chains=200, got {text!r}")
-    hints = typing.get_type_hints(Recipe)
+    hints = typing.get_type_hints(find_kind(model).recipe)
     if name not in hints:
         raise toml.unknown(name, hints, "--set", "setting of the recipe")
     kind = _plain_type(hints[name])

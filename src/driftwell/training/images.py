@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
 from driftwell.data import ImageSet, Split, load, read
@@ -45,11 +49,32 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """`config` with the data's paths made absolute, so that a run resumes from anywhere."""
     data = config.data
     source, labels = data.source, data.labels
-    if source not in NAMES and Path(source).expanduser().exists():
+    if source not in config.kind.sources and Path(source).expanduser().exists():
         source = str(Path(source).expanduser().resolve())
     if labels is not None and Path(labels).expanduser().exists():
         labels = str(Path(labels).expanduser().resolve())
     return replace(config, data=replace(data, source=source, labels=labels))
+
+
+def describe(images: ImageSet) -> dict[str, Any]:
+    """What a checkpoint notes of the images: size, provenance, fingerprint."""
+    return {
+        "name": images.name, "source": images.source, "images": len(images),
+        "height": images.height, "width": images.width, "classes": list(images.classes),
+        "fingerprint": images.fingerprint,
+    }  # fmt: skip
+
+
+def class_indices(images: ImageSet) -> Tensor | None:
+    """Place of each image's label among the classes that occur, (n,) int64; None without labels.
+
+    Example:
+        >>> class_indices(ImageSet(torch.rand(3, 2, 2), torch.tensor([6, 1, 6])))
+        tensor([1, 0, 1])
+    """
+    if images.labels is None:
+        return None
+    return torch.searchsorted(torch.tensor(images.classes), images.labels.cpu())
 
 
 def _selected(config: RunConfig, split: Split) -> ImageSet:

@@ -16,8 +16,9 @@ from driftwell.models.langevin.kinds import Machine, machine_from
 from driftwell.models.langevin.presets import Recipe
 from driftwell.models.langevin.trainer import Layout, label_code
 from driftwell.training.config import RunConfig
+from driftwell.training.kinds.nlm import TRANSFORM
 from driftwell.training.run_folder import RunFolder
-from driftwell.training.session import TRANSFORM, Trained, device_of, train_run
+from driftwell.training.session import Trained, device_of, train_run
 
 __all__ = ["Run", "Trained", "load_run", "train_run"]
 
@@ -58,7 +59,8 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """All training settings."""
-        return self.config.recipe
+        recipe: Recipe = self.config.recipe
+        return recipe
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -109,15 +111,11 @@ def load_run(path: Path, device: str | None = None) -> Run:
         device: where tensors go; None: the run's own device.
 
     Raises:
-        RunFolderError: no run folder, or no checkpoint that can be read.
+        RunFolderError: no run folder, a run of another kind, or no checkpoint that can be read.
     """
     folder = RunFolder.open(path)
-    found = folder.latest_checkpoint()
-    if found is None:
-        raise RunFolderError(
-            f"{path} has no checkpoint yet: train it with `driftwell train nlm --out {path} "
-            "--resume`"
-        )
+    folder.check_kind("nlm")
+    found = folder.latest_good_checkpoint()
     place = device_of(device or folder.config.device)
     try:
         height, width = (int(found.meta["data"][key]) for key in ("height", "width"))

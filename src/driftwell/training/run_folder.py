@@ -154,6 +154,32 @@ class RunFolder:
         """The newest good checkpoint, see `driftwell.training.checkpoint.latest_checkpoint`."""
         return latest_checkpoint(self.path / CHECKPOINTS)
 
+    def latest_good_checkpoint(self) -> Checkpoint:
+        """The newest good checkpoint.
+
+        Raises:
+            RunFolderError: there is none.
+        """
+        found = self.latest_checkpoint()
+        if found is None:
+            raise RunFolderError(
+                f"{self.path} has no checkpoint yet: train it with `driftwell train "
+                f"{self.config.model} --out {self.path} --resume`"
+            )
+        return found
+
+    def check_kind(self, *names: str) -> None:
+        """Raise one sentence unless the run is of one of these kinds.
+
+        Raises:
+            RunFolderError: it is of another kind.
+        """
+        if self.config.model not in names:
+            raise RunFolderError(
+                f"{self.path} holds a run of {self.config.model}, and this is done with runs of "
+                f"{' or '.join(names)}: give the folder of one"
+            )
+
     def metrics(self) -> list[dict[str, float]]:
         """All lines of metrics.jsonl; a last line that was cut off is left out."""
         try:

@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from driftwell.core import native
-from driftwell.core.errors import Diverged, InvalidInput, RunFolderError
+from driftwell.core.errors import Diverged, InvalidInput, NotConverged, RunFolderError
 from driftwell.core.world import World
-from driftwell.data import ImageSet, Transform
-from driftwell.models.langevin.generation import build_transform
-from driftwell.models.langevin.kinds import machine_from, make_trainer
-from driftwell.sampling import largest_curvature
 from driftwell.training.checkpoint import Checkpoint, versions
 from driftwell.training.config import RunConfig
 from driftwell.training.fit import Budget, Fitted, fit
-from driftwell.training.images import training_images, with_absolute_paths
+from driftwell.training.images import with_absolute_paths
 from driftwell.training.run_folder import RunFolder, check_free
 
 OnUpdate = Callable[[int, float, dict[str, float]], None]
-TRANSFORM = "transform."
 
 
 @final
@@ -76,6 +71,7 @@ def train_run(
         InvalidInput: data or settings that cannot be used; nothing is written then.
         RunFolderError: a folder that cannot be written or resumed.
         Diverged: numbers left the finite range; the last good checkpoint stays.
+        NotConverged: a solve that the model cannot do without failed; likewise.
     """
     session = _Session(with_absolute_paths(config), out, world or World(), note or _ignore)
     if resume:
@@ -113,7 +109,7 @@ class _Session:
                 raise
         try:
             return self._fit(0, 0.0, on_update, interrupted)
-        except Diverged:
+        except (Diverged, NotConverged):
             if self.world.leader and self.saved == 0:
                 self.folder.discard()  # there is nothing in it worth keeping
             raise
@@ -141,15 +137,8 @@ class _Session:
 
     def _prepare(self) -> None:
         """Everything that can be refused, before anything is written."""
-        config = self.config
-        self.images = training_images(config)
-        pixels = self.images.images.to(device_of(config.device))
-        self.transform = build_transform(config.recipe, pixels)
-        self.states = self.transform.forward(pixels)
-        self.trainer = make_trainer(
-            config.recipe, self.transform, self.states, config.seed,
-            class_indices(self.images), self.world,
-        )  # fmt: skip
+        self.task = self.config.kind.task(self.config, self.world)
+        self.trainer = self.task.trainer
 
     def _budget(self) -> Budget:
         return Budget(self.config.budget_updates, self.config.minutes)
@@ -187,12 +176,12 @@ class _Session:
                 self.told.add(sentence)
                 self.note(sentence)
         meta = {
-            "seed": self.config.seed, "elapsed_seconds": seconds, "data": describe(self.images),
-            "transform": self.transform.to_config(), "processes": self.world.size,
+            "seed": self.config.seed, "elapsed_seconds": seconds, "data": self.task.data,
+            **self.task.notes, "processes": self.world.size,
             "threads": torch.get_num_threads(), "kernels": kernels(), "warnings": warnings,
         }  # fmt: skip
         try:
-            self.folder.save_checkpoint(done, {**tensors, **_tensors_of(self.transform)}, meta)
+            self.folder.save_checkpoint(done, {**tensors, **self.task.constants}, meta)
             self.saved = done
         except RunFolderError as error:
             if done == 0:
@@ -205,10 +194,11 @@ class _Session:
         if found.warning:
             self.note(found.warning)
         before = found.meta.get("data", {}).get("fingerprint")
-        if before != self.images.fingerprint:
+        data = self.task.data
+        if before != data["fingerprint"]:
             raise RunFolderError(
-                f"the training images of {self.images.name} have changed since this run began "
-                f"(SHA-256 {self.images.fingerprint[:12]} instead of {str(before)[:12]}): bring "
+                f"the training {self.task.noun} of {data['name']} have changed since this run "
+                f"began (SHA-256 {data['fingerprint'][:12]} instead of {str(before)[:12]}): bring "
                 "the old ones back, or start a new run"
             )
         now: dict[str, Any] = {
@@ -230,29 +220,8 @@ class _Session:
             where = ""
         else:
             where = f"; the checkpoint of update {kept.update} is kept"
-        recipe = self.config.recipe
-        advice = f"lower learning_rate ({recipe.learning_rate:g})"
-        if kept is not None and recipe.learning == "contrastive":
-            advice = self._advice(kept.tensors, advice)
+        advice = self.task.advice(None if kept is None else kept.tensors)
         return f"training diverged: {error}: {advice}{where}"
-
-    def _advice(self, tensors: dict[str, Tensor], otherwise: str) -> str:
-        """The step size against its bound at the last good checkpoint."""
-        dt = self.config.recipe.step_size
-        machine = machine_from(self.config.recipe, tensors)
-        x = torch.cat([machine.initial_state(64, self.config.seed), tensors["chains"][:64]])
-        try:
-            bound = 2.0 / largest_curvature(machine, x)
-        except Diverged:
-            return otherwise
-        if dt < bound:
-            return (
-                f"{otherwise} or step_size ({dt:g}, stability bound 2 / lambda_max = {bound:.3g})"
-            )
-        return (
-            f"step_size {dt:g} breaks the stability bound 2 / lambda_max = {bound:.3g}; "
-            f"lower it with --set step_size={bound / 4:.2g}"
-        )
 
 
 def kernels() -> dict[str, str]:
@@ -268,33 +237,6 @@ def kernels() -> dict[str, str]:
         if path is not None:
             found[name] = Path(path).stem
     return found
-
-
-def describe(images: ImageSet) -> dict[str, Any]:
-    """What a checkpoint notes of the images: size, provenance, fingerprint."""
-    return {
-        "name": images.name, "source": images.source, "images": len(images),
-        "height": images.height, "width": images.width, "classes": list(images.classes),
-        "fingerprint": images.fingerprint,
-    }  # fmt: skip
-
-
-def class_indices(images: ImageSet) -> Tensor | None:
-    """Place of each image's label among the classes that occur, (n,) int64; None without labels.
-
-    Example:
-        >>> class_indices(ImageSet(torch.rand(3, 2, 2), torch.tensor([6, 1, 6])))
-        tensor([1, 0, 1])
-    """
-    if images.labels is None:
-        return None
-    return torch.searchsorted(torch.tensor(images.classes), images.labels.cpu())
-
-
-def _tensors_of(transform: Transform) -> dict[str, Tensor]:
-    if not isinstance(transform, nn.Module):
-        return {}
-    return {f"{TRANSFORM}{name}": t for name, t in transform.state_dict().items()}
 
 
 def device_of(name: str) -> torch.device:

@@ -100,15 +100,16 @@ def test_the_gradient_is_that_of_finite_differences_through_the_bound_too() -> N
 
 
 def test_the_penalty_is_the_mean_square_of_the_jacobian() -> None:
-    """Summed over the unit vectors as probes it is |J|_F^2 / width, exactly."""
+    """|J|_F^2 / width: 4,000 probes on three samples leave less than 5 % of doubt."""
     model, x = made(width=5, activation="tanh"), random(3, 6)
     with torch.no_grad():
         z, driven = model(x)[1].z, model.inject(x)
     slope = 1 - torch.tanh(z @ model.couplings().T + driven).square()
     frobenius = (slope[:, :, None] * model.couplings()).square().sum((1, 2)).mean() / 5
-    total = sum(model.jacobian_penalty(x, z, e.expand(3, 5)) for e in torch.eye(5).double())
-    assert (total - frobenius).item() == pytest.approx(0.0, abs=1e-14)
-    (by,) = torch.autograd.grad(total, model.W_0)  # type: ignore[arg-type]
+    many = x.repeat(4000, 1)
+    penalty = model.jacobian_penalty(many, z.repeat(4000, 1), seed=0)
+    assert float((penalty / frobenius).detach()) == pytest.approx(1.0, abs=0.05)
+    (by,) = torch.autograd.grad(penalty, model.W_0)
     assert float(by.norm()) > 0
 
 

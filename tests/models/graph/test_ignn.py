@@ -12,8 +12,9 @@ from driftwell.data.graphs import Graph, side_by_side
 from driftwell.dynamics.linearization import spectral_radius
 from driftwell.fixed_points import Implicit, Picard
 from driftwell.fixed_points.solvers.learned_anderson import LearnedAnderson
-from driftwell.models.graph import IGNN, fit_ignn, node_states, project_rows_l1
+from driftwell.models.graph import IGNN, fit_ignn, node_states
 from driftwell.models.graph.training import accuracy, fit_graphs
+from driftwell.nn import project_l1_ball
 
 TRIANGLE = torch.tensor([[0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2]])
 
@@ -51,22 +52,22 @@ def test_the_projection_is_the_solution_of_its_quadratic_programme() -> None:
             options={"ftol": 1e-14, "maxiter": 500},
         )
         v = torch.from_numpy(solved.x[:7] - solved.x[7:])
-        torch.testing.assert_close(project_rows_l1(w, radius)[0], v, rtol=0, atol=1e-6)
+        torch.testing.assert_close(project_l1_ball(w, radius)[0], v, rtol=0, atol=1e-6)
 
 
 def test_the_projection_leaves_the_ball_alone_and_its_rows_on_the_sphere() -> None:
     W = torch.cat([3 * gaussian(50, 9, seed=3), 0.01 * gaussian(50, 9, seed=4), torch.zeros(1, 9)])
-    P = project_rows_l1(W, 0.7)
+    P = project_l1_ball(W, 0.7)
     assert torch.equal(P[50:], W[50:])
     torch.testing.assert_close(P[:50].abs().sum(1), torch.full((50,), 0.7, dtype=torch.float64))
-    torch.testing.assert_close(project_rows_l1(P, 0.7), P)
+    torch.testing.assert_close(project_l1_ball(P, 0.7), P)
     with pytest.raises(InvalidInput, match="radius"):
-        project_rows_l1(W, 0.0)
+        project_l1_ball(W, 0.0)
 
 
 def test_the_projection_has_the_derivative_of_a_difference_quotient() -> None:
     W = (2 * gaussian(4, 5, seed=5)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda W: project_rows_l1(W, 1.0), W)
+    assert torch.autograd.gradcheck(lambda W: project_l1_ball(W, 1.0), W)
 
 
 # ---------------------------------------------------------------- the layer

@@ -128,7 +128,6 @@ def _without_constraint(seed: int) -> Outcome:
     cpu_minutes=0.1,
     control=_without_constraint,
     control_is="an unconstrained Gaussian W of the same spectral norm",
-    fast=True,
 )
 def monotone_unique_equilibrium(seed: int) -> Outcome:
     """Random monotone layers with large weights, from several starts."""

@@ -102,7 +102,6 @@ def _too_large_steps(seed: int) -> Outcome:
     cpu_minutes=0.1,
     control=_too_large_steps,
     control_is="steps beyond the bound, c = 1.2",
-    fast=True,
 )
 def lyapunov(seed: int) -> Outcome:
     """Monotone Lyapunov function on a logistic loss and on a quadratic."""

@@ -103,7 +103,7 @@ def _unsmoothed(seed: int) -> Outcome:
     stated="card: ratio of the final values at most 0.5 after 50,000 steps, gradient noise 0.1",
     cpu_minutes=0.8,
     control=_unsmoothed,
-    control_is="sigma = 0",
+    control_is="no smoothing: sigma = 0",
 )
 def quadratic(seed: int) -> Outcome:
     """Noisy descent with and without smoothing."""

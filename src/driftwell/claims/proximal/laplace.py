@@ -103,10 +103,13 @@ def _by_mean(seed: int) -> Outcome:
     paper=LPN_PAPER,
     states="trained by proximal matching on Laplace samples, the network becomes the soft "
     "threshold, the proximal operator of |x|; trained by squares, the posterior mean",
-    stated="card: soft threshold 0 at y = 0.9 against a posterior mean of 0.448",
+    stated="card: soft threshold 0 at y = 0.9 against a posterior mean of 0.448. Measured here, "
+    "with 5000 updates where the authors take some 15,000: f(0.9) = 0.150 and max |f - soft| = "
+    "0.187 (seed 0), on the way there from 0.502 by squares",
     cpu_minutes=0.8,
     control=_by_mean,
     control_is="the network trained by squares, judged as if by proximal matching",
+    expected="not_reproduced",
 )
 def soft_threshold(seed: int) -> Outcome:
     """The learned proximal operator against the soft threshold."""

@@ -107,18 +107,24 @@ def refinement(seed: int) -> Outcome:
 
 
 def _labels(seed: int, cross: bool) -> Outcome:
-    ours, base = _trained(cross, _STEPS, seed), _trained(False, _STEPS, seed)
-    gain = ours.ap50 - base.ap50
+    """Detectors from two starts, as one start's gain is within the scatter of starts."""
+    gains: list[float] = []
+    steadier: list[float] = []
+    measured: dict[str, float] = {}
+    for start in (seed, seed + 2):
+        ours, base = _trained(cross, _STEPS, start), _trained(False, _STEPS, start)
+        gains.append(ours.ap50 - base.ap50)
+        steadier.append(ours.consistency - base.consistency)
+        measured |= {
+            f"AP50 with labels across stages, start {start}": ours.ap50,
+            f"AP50 without, start {start}": base.ap50,
+            f"gain in stage consistency, start {start}": steadier[-1],
+        }
     return Outcome(
-        holds=gain >= 0.01 and ours.consistency > base.consistency,
-        measured={
-            "AP50 with labels across stages": ours.ap50,
-            "AP50 without": base.ap50,
-            "stage consistency with": ours.consistency,
-            "stage consistency without": base.consistency,
-        },
-        bound="AP50 at least 1 point above the baseline's, and more queries keep their thing from "
-        "stage to stage",
+        holds=min(gains) >= 0.01 and min(steadier) > 0.0,
+        measured=measured,
+        bound="from each of two starts: AP50 at least 1 point above the baseline's, and more "
+        "queries keep their thing from stage to stage (one start at first, which depended on it)",
     )
 
 
@@ -131,8 +137,9 @@ def _own_labels(seed: int) -> Outcome:
     paper=STAGE_INTERACTOR,
     states="class labels gathered across stages detect better than each stage's own",
     stated=f"paper: 44.8 AP on COCO, +2.2 over its base with both devices; card: AP50 + 1 point. "
-    f"{_REDUCED}",
+    f"{_REDUCED}. Measured here: + 5.9 points from start 0, - 3.1 from start 2",
     cpu_minutes=1.5,
+    expected="not_reproduced",
     control=_own_labels,
     control_is="the baseline judged as if it had labels across stages",
 )

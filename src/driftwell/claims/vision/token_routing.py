@@ -19,7 +19,7 @@ from driftwell.models.vision.routed_classifier import RoutedClassifier
 from driftwell.models.vision.token_routing import ROUTING, budget_loss
 from driftwell.models.vision.token_settling import settle_tokens
 
-_STEPS, _BATCH, _WEIGHT = 600, 64, 5.0
+_STEPS, _BATCH, _WEIGHT = 300, 64, 5.0
 
 
 @lru_cache(maxsize=16)
@@ -78,9 +78,9 @@ def _no_budget(seed: int) -> Outcome:
     states="a budget loss makes routed tokens spend the computation asked for, and 60 % of it is "
     "nearly as good as all",
     stated="paper: DiT-B5 84.8 % at 10.3 GFLOPs; card: FLOPs within 3 % of the budget, accuracy at "
-    "0.6 within a point of that at 1. Reduced: digits of 8x8, width 32, 4 blocks, 600 "
+    "0.6 within a point of that at 1. Reduced: digits of 8x8, width 32, 4 blocks, 300 "
     "steps, three budgets",
-    cpu_minutes=1.5,
+    cpu_minutes=0.8,
     control=_no_budget,
     control_is="the same gates without the budget loss",
 )

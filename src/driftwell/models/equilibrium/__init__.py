@@ -9,7 +9,6 @@ from driftwell.models.equilibrium.hopfield import (
     HopfieldRetrieval,
     HopfieldUpdate,
 )
-from driftwell.models.equilibrium.jacobian_penalty import jacobian_penalty
 from driftwell.models.equilibrium.monotone import MonotoneDEQ
 from driftwell.models.equilibrium.multiscale import MultiscaleDEQ, MultiscaleLayer
 from driftwell.models.equilibrium.opteq import OptEqEnergy, OptEqLayer
@@ -45,7 +44,6 @@ __all__ = [
     "TiedLayer",
     "TransformerLayer",
     "WellPosedness",
-    "jacobian_penalty",
     "record_trajectory",
     "sam_solve",
 ]

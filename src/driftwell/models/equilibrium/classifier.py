@@ -9,22 +9,19 @@ from torch import Tensor, nn
 
 from driftwell.core.errors import InvalidInput
 from driftwell.core.noise import Purpose, normal
-from driftwell.core.papers import Paper
 from driftwell.core.results import FixedPoint
-from driftwell.core.state import State, leaves
+from driftwell.core.state import State, detach, leaves
 from driftwell.dynamics.laws import Map
-from driftwell.fixed_points import Anderson, Gradient, Implicit, Solver, fixed_point
-from driftwell.fixed_points.gradients.implicit import BAI_KOLTER_KOLTUN
-from driftwell.models.equilibrium.jacobian_penalty import jacobian_penalty
-
-BAI_KOLTUN_KOLTER = Paper(
-    key="bai2021stabilizing",
-    title="Stabilizing Equilibrium Models by Jacobian Regularization",
-    authors="Bai, Shaojie and Koltun, Vladlen and Kolter, J. Zico",
-    year=2021,
-    arxiv="2106.14342",
-    venue="ICML 2021",
+from driftwell.fixed_points import (
+    Anderson,
+    Gradient,
+    Implicit,
+    Solver,
+    fixed_point,
+    jacobian_regularization,
 )
+from driftwell.fixed_points.gradients.implicit import BAI_KOLTER_KOLTUN
+from driftwell.fixed_points.regularization import JACOBIAN_REGULARIZATION
 
 ACTIVATIONS = ("tanh", "relu")
 
@@ -64,7 +61,7 @@ class DEQClassifier(nn.Module):
 
     phi is 1-Lipschitz and |W|_2 <= bound < 1, so z* exists, is unique, and plain iteration finds
     it at the rate `bound` or better. ``bound=None`` leaves W free: the state may then have several
-    equilibria or none, and `jacobian_penalty`, from Bai, Koltun and Kolter, *Stabilizing
+    equilibria or none, and `jacobian_regularization`, from Bai, Koltun and Kolter, *Stabilizing
     Equilibrium Models by Jacobian Regularization*, 2021, arXiv:2106.14342, is what keeps it tame.
 
     Args:
@@ -91,7 +88,7 @@ class DEQClassifier(nn.Module):
         (torch.Size([5, 10]), True)
     """
 
-    papers = (BAI_KOLTER_KOLTUN, BAI_KOLTUN_KOLTER)
+    papers = (BAI_KOLTER_KOLTUN, JACOBIAN_REGULARIZATION)
 
     def __init__(
         self,
@@ -182,12 +179,18 @@ class DEQClassifier(nn.Module):
         """V z + c of states (B, width), as (B, classes)."""
         return torch.addmm(self.c, z, self.V.T)
 
-    def jacobian_penalty(self, x: Tensor, z: State, probe: Tensor) -> Tensor:
-        """Mean square row of J = df/dz at the states, see `jacobian_penalty`.
+    def jacobian_penalty(
+        self, x: Tensor, z: State, *, seed: int, step: int = 0, samples: Tensor | None = None
+    ) -> Tensor:
+        """Mean of `jacobian_regularization` over the batch, with the states held fixed.
 
         Args:
             x: inputs, (B, ...).
             z: states, (B, width).
-            probe: N(0, I), (B, width).
+            seed: of the probes.
+            step: index of the training step, for new probes in each.
+            samples: ids of the samples, int64 (B,).
         """
-        return jacobian_penalty(self.layer(), z, probe, self.inject(x))
+        return jacobian_regularization(
+            self.layer(), detach(z), self.inject(x), seed=seed, step=step, samples=samples
+        ).mean()

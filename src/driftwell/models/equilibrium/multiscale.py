@@ -135,7 +135,7 @@ class MultiscaleDEQ(nn.Module):
     is what its norm fixes, and says nothing). The paper injects at the finest resolution only; here
     every one sees the image, which with the small start `gain` makes f contract near its
     equilibria before training. Nothing bounds f: there may be several, and a solver decides which
-    is found. Watch the residual in training, and add `jacobian_penalty` to the loss.
+    is found. Watch the residual in training, and add `jacobian_regularization` to the loss.
 
     Args:
         image_channels: of the images.

@@ -2,7 +2,6 @@
 
 from driftwell.models.graph.convergent import CGS, ConvergentGraphSolver
 from driftwell.models.graph.ignn import GU, IGNN, node_states
-from driftwell.models.graph.l1_ball import project_rows_l1
 from driftwell.models.graph.message_passing import MessagePassing
 from driftwell.models.graph.regression import fit_on_drawn_graphs
 from driftwell.models.graph.training import Fitted, accuracy, fit_graphs, fit_ignn
@@ -19,5 +18,4 @@ __all__ = [
     "fit_ignn",
     "fit_on_drawn_graphs",
     "node_states",
-    "project_rows_l1",
 ]

@@ -14,8 +14,8 @@ from driftwell.core.papers import Paper
 from driftwell.core.results import FixedPoint
 from driftwell.data.graphs import Graph
 from driftwell.fixed_points import Anderson, Gradient, Implicit, Solver, fixed_point
-from driftwell.models.graph.l1_ball import DUCHI, project_rows_l1
 from driftwell.models.graph.seats import Seats
+from driftwell.nn.normalized import DUCHI, project_l1_ball
 
 GU = Paper(
     key="gu2020ignn",
@@ -112,7 +112,7 @@ class IGNN(nn.Module):
         start = uniform(
             (width, width), seed=seed, purpose=Purpose.PARAMETERS, chains=width, step=0, dtype=dtype
         )
-        self.W = nn.Parameter(project_rows_l1((2 * start - 1) / width**0.5, kappa))
+        self.W = nn.Parameter(project_l1_ball((2 * start - 1) / width**0.5, kappa))
         self.B = nn.Parameter(numbers(features, width, 1) * (2.0 / (features + width)) ** 0.5)
         self.V = nn.Parameter(numbers(width, classes, 2) * (2.0 / (width + classes)) ** 0.5)
         self.c = nn.Parameter(torch.zeros(classes, dtype=dtype))
@@ -126,7 +126,7 @@ class IGNN(nn.Module):
 
     def weight(self) -> Tensor:
         """W as it is used: rows projected on the l1 ball of radius kappa, (d, d)."""
-        return project_rows_l1(self.W, self.kappa)
+        return project_l1_ball(self.W, self.kappa)
 
     def project_(self) -> None:
         """Write the projection into the parameter: the projected step of the paper's training."""
