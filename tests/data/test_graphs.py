@@ -13,7 +13,7 @@ from driftwell.data.graph_generators import (
     stochastic_block_model,
     value_iteration_graph,
 )
-from driftwell.data.graphs import Graph, side_by_side, undirected
+from driftwell.data.graphs import Graph, edges_of, side_by_side, undirected
 from driftwell.data.planetoid import read_planetoid
 from driftwell.data.propagation import Propagation, normalized_propagation
 from driftwell.data.tu import read_tu
@@ -24,6 +24,18 @@ PATH = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
 def refused(sentence: str, **parts: Tensor) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         Graph(**{"edges": PATH, "x": torch.ones(4, 2), **parts})
+
+
+def test_an_adjacency_matrix_gives_its_edges_or_a_sentence() -> None:
+    A = torch.zeros(3, 3)
+    A[PATH[0], PATH[1]] = 2.0
+    for adjacency in (A, A.to_sparse(), A.to_sparse_csr()):
+        assert torch.equal(edges_of(adjacency), PATH)
+    for wrong in (torch.ones(2, 3), torch.ones(3)):
+        with pytest.raises(InvalidInput, match="must be a square matrix"):
+            edges_of(wrong)
+    with pytest.raises(InvalidInput, match="not finite"):
+        edges_of(torch.full((2, 2), torch.nan))
 
 
 def test_a_graph_says_in_one_sentence_what_is_wrong_with_it() -> None:

@@ -97,3 +97,5 @@ def test_the_worst_failed_sample_is_chosen_with_its_input():
     assert explain(f, found, rates, sample=2).eigenvalue == pytest.approx(0.99, rel=1e-5)
     with pytest.raises(InvalidInput, match="sample 3 is not in this batch of 3"):
         explain(f, found, rates, sample=3)
+    with pytest.raises(InvalidInput, match="needs the result of fixed_point, got Tensor"):
+        explain(f, found.z, rates)

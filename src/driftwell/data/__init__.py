@@ -9,7 +9,7 @@ from driftwell.data.graph_generators import (
     stochastic_block_model,
     value_iteration_graph,
 )
-from driftwell.data.graphs import Graph, side_by_side, undirected
+from driftwell.data.graphs import Graph, edges_of, side_by_side, undirected
 from driftwell.data.images import ImageSet
 from driftwell.data.planetoid import read_planetoid
 from driftwell.data.sources import Split, load, read
@@ -34,6 +34,7 @@ __all__ = [
     "Transform",
     "Whitening",
     "detection_scenes",
+    "edges_of",
     "gaussian_mixture_ring",
     "load",
     "read",

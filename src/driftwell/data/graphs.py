@@ -13,7 +13,7 @@ from torch import Tensor
 from driftwell.core.errors import InvalidInput
 from driftwell.data.propagation import Propagation, normalized_propagation
 
-__all__ = ["Graph", "side_by_side", "undirected"]
+__all__ = ["Graph", "edges_of", "side_by_side", "undirected"]
 
 
 @final
@@ -146,6 +146,39 @@ def undirected(pairs: Tensor) -> Tensor:
     pairs = pairs[:, pairs[0] != pairs[1]]
     both: Tensor = torch.cat([pairs, pairs.flip(0)], dim=1).unique(dim=1)
     return both
+
+
+def edges_of(adjacency: Tensor) -> Tensor:
+    """Edges of an adjacency matrix: a column (i, j) for each entry A_ij that is not zero.
+
+    Args:
+        adjacency: (N, N), dense or sparse, of any dtype.
+
+    Returns:
+        (2, E) int64, as `Graph` takes them.
+
+    Raises:
+        InvalidInput: not a square matrix, or one with entries that are not finite.
+
+    Example:
+        >>> edges_of(torch.tensor([[0, 1], [1, 0]]))
+        tensor([[0, 1],
+                [1, 0]])
+    """
+    if adjacency.ndim != 2 or adjacency.shape[0] != adjacency.shape[1]:
+        raise InvalidInput(
+            f"an adjacency must be a square matrix (N, N), got shape {tuple(adjacency.shape)}; "
+            "edges of a graph with two kinds of nodes go into Graph(edges, x) directly"
+        )
+    if adjacency.layout != torch.strided:
+        adjacency = adjacency.to_sparse_coo().coalesce()
+        kept = adjacency.values() != 0
+        values, places = adjacency.values(), adjacency.indices()[:, kept]
+    else:
+        values, places = adjacency, adjacency.nonzero().T
+    if not bool(torch.isfinite(values).all()):
+        raise InvalidInput("the adjacency holds entries that are not finite; clean it first")
+    return places.contiguous()
 
 
 def side_by_side(graphs: Sequence[Graph]) -> Graph:

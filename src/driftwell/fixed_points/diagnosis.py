@@ -55,7 +55,7 @@ def explain(
         sample: which one; the worst of those that failed if None.
 
     Raises:
-        InvalidInput: the sample is not in the batch.
+        InvalidInput: the sample is not in the batch, or `found` is no result of a solve.
 
     Example:
         >>> import driftwell as dw
@@ -64,6 +64,11 @@ def explain(
         >>> print(explain(f, found).reasons[0])
         the map overshoots: lambda = -1.5; use solver=Anderson() or Picard(damping=0.4)
     """
+    if not isinstance(found, FixedPoint):
+        raise InvalidInput(
+            f"explain needs the result of fixed_point, got {type(found).__name__}; call it as "
+            "explain(f, found, x)"
+        )
     row = _worst(found) if sample is None else sample
     if not 0 <= row < found.status.numel():
         raise InvalidInput(f"sample {row} is not in this batch of {found.status.numel()}")
