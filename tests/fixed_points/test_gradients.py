@@ -268,3 +268,29 @@ def test_compact_has_the_same_gradient(weights):
         for how in (EXACT, Unrolled())
     )
     assert error(a, b) < 1e-8
+
+
+def test_a_map_may_differentiate_inside_itself():
+    """A gradient step of an energy, as a user writes it: exact to first and second order."""
+    A = torch.tensor([[0.8, 0.2], [0.2, 0.5]], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[0.5, -1.0], [1.5, 0.3]], dtype=torch.float64, requires_grad=True)
+
+    def descend(A, z, x):
+        with torch.enable_grad():
+            at = z if z.requires_grad else z.detach().requires_grad_(True)
+            energy = 0.5 * (at @ A * at).sum() + 0.1 * at.pow(4).sum() - (x * at).sum()
+            (slope,) = torch.autograd.grad(energy, at, create_graph=True)
+        return z - 0.4 * slope
+
+    def settled(A, x, gradient=EXACT):
+        start = torch.zeros(2, 2, dtype=torch.float64)
+        how = dict(tol=1e-14, max_steps=300, throw=False, gradient=gradient)
+        return dw.fixed_point(lambda z, x: descend(A, z, x), start, x, **how).z
+
+    exact, unrolled, again = (
+        torch.autograd.grad(settled(A, x, how).pow(3).sum(), (A, x))
+        for how in (EXACT, Unrolled(), Unrolled(checkpoint=True))
+    )
+    assert error(exact, unrolled) < 1e-8
+    assert error(again, unrolled) < 1e-12
+    assert torch.autograd.gradgradcheck(settled, (A, x))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -80,7 +79,9 @@ def record_lightly(again: Again, z: Tensor | None = None) -> Tensor:
     """
     record = _Record(again, z is not None and z.requires_grad)
     with torch.autograd.graph.saved_tensors_hooks(record.pack, record.unpack):
-        return again()[1] if z is None else again.at(z)
+        value = again()[1] if z is None else again.at(z)
+    record.forget()
+    return value
 
 
 class _Record:
@@ -88,11 +89,18 @@ class _Record:
 
     def __init__(self, again: Again, record_z: bool) -> None:
         self._again, self._record_z, self._count = again, record_z, 0
-        self._kept: list[Tensor] | None = None
+        # while f runs it may differentiate inside itself, as the force of an energy does
+        self._kept: list[Tensor] | None = []
 
     def pack(self, tensor: Tensor) -> int:
+        if self._kept is not None:
+            self._kept.append(tensor.detach())
         self._count += 1
         return self._count - 1
+
+    def forget(self) -> None:
+        """Drop the tensors: f has been evaluated."""
+        self._kept = None
 
     def unpack(self, number: int) -> Tensor:
         if self._kept is None:
@@ -106,10 +114,7 @@ class _Record:
             kept.append(tensor.detach())
             return len(kept) - 1
 
-        def refuse(number: int) -> Any:
-            raise DriftwellError("the record of f was already used; solve again to differentiate")
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, refuse):
+        with torch.autograd.graph.saved_tensors_hooks(keep, kept.__getitem__):
             self._again(self._record_z)
         if len(kept) != self._count:
             raise DriftwellError(
