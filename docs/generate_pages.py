@@ -152,8 +152,9 @@ def claims_page(results: Path) -> str:
     parts = [
         "# Claims",
         "Statements of the papers as functions that can fail, each with a control, a broken variant"
-        " that must fail it. The figures are those of one run:",
-        "```sh\ndriftwell claims run --all --seed 0 --json > docs/claims.jsonl\n```",
+        " that must fail it. The figures are kept in `docs/claims.jsonl`, a line a claim, as this"
+        " prints it, on one thread of two cores:",
+        "```sh\ndriftwell claims run ID --seed 0 --json\n```",
     ]
     for claim in all_claims():
         parts.append(f"## {claim.id}")

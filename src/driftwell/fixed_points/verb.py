@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -109,18 +108,20 @@ def fixed_point(
     )
 
 
-@dataclass(frozen=True, eq=False)
 class _OfState:
-    """f(z, x) as a map of flat states."""
+    """f(z, x) as a map of flat states; the input of a part of the batch is cut out once."""
 
-    f: Callable[..., State]
-    x: Any
-    like: State
+    def __init__(self, f: Callable[..., State], x: Any, like: State) -> None:
+        self._f, self._x, self._like = f, x, like
+        self._rows: Tensor | None = None
+        self._x_of_rows = x
 
     def __call__(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
-        state = unflatten(z, self.like)
-        x = self.x if rows is None or self.x is None else select(self.x, rows)
-        value = check_same_form(call(self.f, state, x=x), state, "f")
+        if rows is not self._rows:
+            self._rows = rows
+            self._x_of_rows = self._x if rows is None or self._x is None else select(self._x, rows)
+        state = unflatten(z, self._like)
+        value = check_same_form(call(self._f, state, x=self._x_of_rows), state, "f")
         return flatten(value).to(z.dtype)
 
 
