@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -15,14 +15,31 @@ from driftwell.core.errors import InvalidInput
 from driftwell.core.status import Status
 from driftwell.fixed_points.gradients.captures import Captured
 from driftwell.fixed_points.iteration import Outcome, Problem, check_outcome, failure, iterate
-
-if TYPE_CHECKING:
-    from driftwell.fixed_points.gradients.implicit import Implicit
+from driftwell.fixed_points.solvers.solver import Solver
 
 Tensors = Sequence[Tensor]
 
 
-def run_transformed(how: Implicit, problem: Problem) -> Outcome:
+class LinearSolve(Protocol):
+    """How adjoints and tangents are solved: what `Implicit` holds."""
+
+    @property
+    def solver(self) -> Solver:
+        """Rule for the next iterate."""
+        ...
+
+    @property
+    def tol(self) -> float:
+        """Relative tolerance."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """Products that are allowed."""
+        ...
+
+
+def run_transformed(how: LinearSolve, problem: Problem) -> Outcome:
     """Outcome of `problem` with implicit derivatives of every kind and order.
 
     z, given the captured tensors c, solves z = f(z, c). Its adjoint and its tangent
@@ -54,7 +71,7 @@ class _Task:
 
     f: Callable[[Tensor, Tensors], Tensor]
     settings: Problem
-    how: Implicit
+    how: LinearSolve
     what: str = ""
 
     def __call__(self, z0: Tensor, captured: Tensors) -> Outcome:
