@@ -146,7 +146,7 @@ def claims_of_papers() -> dict[str, list[str]]:
 
 
 def claims_page(results: Path) -> str:
-    """Markdown of every claim: what it states, its bound, and what a run of all of them measured."""
+    """Markdown of every claim: what it states, its bound, and what was measured."""
     lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     records = {record["id"]: record for record in lines}
     parts = [

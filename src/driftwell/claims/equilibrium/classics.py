@@ -80,7 +80,7 @@ def _classical(seed: int) -> Outcome:
     stated="paper, theorems 1, 4 and 5, and the retrieval error bound 2 (N-1) exp(-beta (D_i - 2 "
     "max(..) M)) M; the classical network fails beyond N = 0.138 D. beta = 0.5: at 1 the "
     "bound was 7e-12 and proved little",
-    cpu_minutes=0.1,
+    cpu_minutes=0.01,
     control=_classical,
     control_is="the classical network's sign(X^T X z) with the same patterns and queries",
     fast=True,
@@ -155,9 +155,10 @@ def _too_early(seed: int) -> Outcome:
     "model: same state, same gradients; the fixed point costs fewer evaluations",
     stated="paper: an infinite-time neural ODE is an equilibrium model, its gradient that of the "
     "steady state, and training takes a fraction of the time",
-    cpu_minutes=0.2,
+    cpu_minutes=0.03,
     control=_too_early,
     control_is="the flow stopped at t = 4, before it rests",
+    fast=True,
 )
 def steady_state(seed: int) -> Outcome:
     """A rate network at rest, by solving and by integrating to t = 80."""

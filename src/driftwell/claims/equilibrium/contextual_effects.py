@@ -66,7 +66,7 @@ def _without_pairs(seed: int) -> Outcome:
     "and finely by pairwise interactions",
     stated="card, on a function with known pairs instead of a network that plays Go: the first "
     "partner right for all units, none for additive ones, the mask of unit 1 is {2}",
-    cpu_minutes=0.1,
+    cpu_minutes=0.04,
     control=_without_pairs,
     control_is="a model that is a sum over its inputs, in which nobody has a partner",
     fast=True,

@@ -125,9 +125,10 @@ def _without_constraint(seed: int) -> Outcome:
     "weights, and operator splitting finds it where plain iteration diverges",
     stated="I - W is strongly monotone with modulus m; Peaceman-Rachford converges linearly for "
     "every step",
-    cpu_minutes=0.1,
+    cpu_minutes=0.03,
     control=_without_constraint,
     control_is="an unconstrained Gaussian W of the same spectral norm",
+    fast=True,
 )
 def monotone_unique_equilibrium(seed: int) -> Outcome:
     """Random monotone layers with large weights, from several starts."""

@@ -99,9 +99,10 @@ def _too_large_steps(seed: int) -> Outcome:
     "and the last iterate converges like 1/k (c = 0.95, beta 0.5, 0.9, 0.99)",
     stated="card: monotone to 1e-12; with c = 1.2 it rises by 3e-3 (beta 0.5) and 1e-2 (beta 0.9) "
     "on a quadratic",
-    cpu_minutes=0.1,
+    cpu_minutes=0.07,
     control=_too_large_steps,
     control_is="steps beyond the bound, c = 1.2",
+    fast=True,
 )
 def lyapunov(seed: int) -> Outcome:
     """Monotone Lyapunov function on a logistic loss and on a quadratic."""
