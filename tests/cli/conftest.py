@@ -19,6 +19,8 @@ import pytest
 # ask for a signal: so long after a file has so many lines.
 SERVER = """
 import json, os, resource, signal, sys, time, traceback
+# a shell that started the tests in the background has Ctrl-C ignored, in all its children
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
 import driftwell.cli.train, driftwell.cli.sample, driftwell.cli.doctor
 from driftwell.cli.main import main
