@@ -100,8 +100,8 @@ def _stratified(labels: list[int], folds: int) -> list[int]:
 
 
 def _summary(found: list[float]) -> str:
-    spread = statistics.stdev(found) if len(found) > 1 else float("nan")
-    return f"{statistics.mean(found):.1f} +- {spread:.1f} %"
+    spread = f" +- {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.1f}{spread} %"
 
 
 def _products() -> int:

@@ -105,7 +105,8 @@ def _by_mean(seed: int) -> Outcome:
     "threshold, the proximal operator of |x|; trained by squares, the posterior mean",
     stated="card: soft threshold 0 at y = 0.9 against a posterior mean of 0.448. Measured here, "
     "with 5000 updates where the authors take some 15,000: f(0.9) = 0.150 and max |f - soft| = "
-    "0.187 (seed 0), on the way there from 0.502 by squares",
+    "0.187 (seed 0), on the way there from 0.502 by squares. With 15,000 updates: f(0.9) = 0.101, "
+    "0.120, 0.108 and max |f - soft| = 0.138, 0.157, 0.186 for seeds 0, 1, 2",
     cpu_minutes=0.8,
     control=_by_mean,
     control_is="the network trained by squares, judged as if by proximal matching",
