@@ -116,7 +116,7 @@ def test_sampling_that_is_stopped_says_how_to_go_on(
     driftwell: CommandLine, unbroken: tuple[list[str], Path], tmp_path: Path
 ) -> None:
     out, partial = tmp_path / "a.npy", tmp_path / ".a.npy.partial.0"
-    words = ["sample", unbroken[1], "-n", 600, "--steps", 20_000, "--out", out]
+    words = ["sample", unbroken[1], "-n", 600, "--steps", 3000, "--out", out]
     ended = driftwell(*words, signal=signal.SIGINT, watch=partial, lines=1)
     assert ended.status == 130, ended.said
     assert "the same command goes on from there" in ended.said

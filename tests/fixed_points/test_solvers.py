@@ -132,6 +132,13 @@ def test_a_fixed_start_costs_one_evaluation():
     assert found.residual.tolist() == [0.0, 0.0]
 
 
+def test_what_is_returned_is_not_the_start_s_own_memory():
+    start = torch.ones(2, 3)
+    found = dw.fixed_point(lambda z: z.clone(), start)
+    start.zero_()
+    assert torch.equal(found.z, torch.ones(2, 3))
+
+
 def test_the_residual_is_that_of_what_is_returned_and_the_best_one_seen():
     W = 3.0 * gaussian(16, 16, seed=4, dtype=torch.float64) / 4.0  # chaotic: never converges
     seen: list[Tensor] = []

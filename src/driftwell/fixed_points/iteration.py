@@ -170,7 +170,8 @@ def first_batch(problem: Problem) -> Batch:
     z0 = problem.z0
     carry = problem.solver.init(z0.detach().to(work_dtype(z0.dtype)))
     running = torch.ones(z0.shape[0], dtype=torch.bool, device=z0.device)
-    return Batch(None, z0, carry, running)
+    # a copy: the start may be what is returned, and its tensor is the user's
+    return Batch(None, z0.clone(), carry, running)
 
 
 def nothing_yet(problem: Problem) -> Outcome:

@@ -92,7 +92,7 @@ class WhileLoop(Loop):
 
         # what is carried may not share memory with what the graph holds besides
         kept = (best.z.clone(), best.residual, best.steps, best.status)
-        start = (count, kept, first.z.clone(), tuple(first.carry), first.running)
+        start = (count, kept, first.z, tuple(first.carry), first.running)
         return finish(Outcome(*torch.while_loop(go_on, once, start)[1]))
 
 
