@@ -20,7 +20,7 @@ from driftwell.report.style import (
     to_svg,
 )
 from driftwell.report.templates import environment
-from driftwell.training.atomic import write_atomically
+from driftwell.core.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

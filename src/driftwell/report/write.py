@@ -6,7 +6,7 @@ from pathlib import Path
 
 from driftwell.core.errors import require
 from driftwell.report.reporter import Progress, Request, find_reporter
-from driftwell.training.atomic import cannot_write, write_atomically
+from driftwell.core.atomic import cannot_write, write_atomically
 from driftwell.training.run_folder import RunFolder
 
 PAGE, FIGURES = "report.html", "figures"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from driftwell.core.errors import RunFolderError
-from driftwell.training.atomic import write_atomically
+from driftwell.core.atomic import write_atomically
 
 SCHEMA = 1
 KEEP = 2

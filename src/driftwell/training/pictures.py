@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput, RunFolderError, require
-from driftwell.training.atomic import write_atomically
+from driftwell.core.atomic import write_atomically
 
 SUFFIXES = (".png", ".npy")
 _LEAST_SIDE = 48  # pixels an image of a grid is enlarged to, at least

@@ -9,7 +9,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from driftwell.training.atomic import write_atomically
+from driftwell.core.atomic import write_atomically
 
 
 @final

@@ -13,7 +13,7 @@ from typing import Any, final
 from torch import Tensor
 
 from driftwell.core.errors import RunFolderError
-from driftwell.training.atomic import cannot_write, write_atomically
+from driftwell.core.atomic import cannot_write, write_atomically
 from driftwell.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from driftwell.training.config import RunConfig
 

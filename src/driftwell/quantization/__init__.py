@@ -1,0 +1,1 @@
+"""Networks and their dynamics in 1 to 8 bits: formats, methods, kernels, shipping."""
