@@ -1,4 +1,4 @@
-"""Images to learn from: readers, seeded generators and invertible scalings; no downloads."""
+"""Images, graphs and texts to learn from: readers, seeded generators, invertible scalings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from driftwell.data.graphs import Graph, edges_of, side_by_side, undirected
 from driftwell.data.images import ImageSet
 from driftwell.data.planetoid import read_planetoid
 from driftwell.data.sources import Split, load, read
+from driftwell.data.texts import Characters, generated_text, read_text, windows
 from driftwell.data.transforms import (
     AtanhScaling,
     PlainScaling,
@@ -25,6 +26,7 @@ from driftwell.data.whitening import Whitening
 
 __all__ = [
     "AtanhScaling",
+    "Characters",
     "DetectionScenes",
     "Graph",
     "ImageSet",
@@ -36,9 +38,11 @@ __all__ = [
     "detection_scenes",
     "edges_of",
     "gaussian_mixture_ring",
+    "generated_text",
     "load",
     "read",
     "read_planetoid",
+    "read_text",
     "read_tu",
     "resistor_network",
     "scaling_from_config",
@@ -47,4 +51,5 @@ __all__ = [
     "two_moons",
     "undirected",
     "value_iteration_graph",
+    "windows",
 ]

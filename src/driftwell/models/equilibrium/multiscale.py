@@ -15,7 +15,7 @@ from driftwell.core.results import FixedPoint
 from driftwell.core.state import State, leaves
 from driftwell.dynamics.laws import Map
 from driftwell.fixed_points import Anderson, Gradient, Implicit, Solver, fixed_point
-from driftwell.models.equilibrium.drawn_layers import drawn_conv, drawn_linear
+from driftwell.nn.drawn_layers import drawn_conv, drawn_linear
 
 MDEQ = Paper(
     key="bai2020multiscale",

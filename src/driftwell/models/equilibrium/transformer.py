@@ -14,7 +14,7 @@ from driftwell.core.state import State, leaves
 from driftwell.dynamics.laws import Map
 from driftwell.fixed_points import Anderson, Gradient, Implicit, Solver, fixed_point
 from driftwell.fixed_points.gradients.implicit import BAI_KOLTER_KOLTUN
-from driftwell.models.equilibrium.drawn_layers import drawn_linear
+from driftwell.nn.drawn_layers import drawn_linear
 
 
 @final

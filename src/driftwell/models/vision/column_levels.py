@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from driftwell.models.equilibrium.drawn_layers import drawn_conv, drawn_linear
 from driftwell.models.vision.reversible_columns import REVCOL
+from driftwell.nn.drawn_layers import drawn_conv, drawn_linear
 
 
 @final

@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from driftwell.core.errors import InvalidInput
 from driftwell.data.detection_scenes import DetectionScenes
-from driftwell.models.equilibrium.drawn_layers import drawn_conv
 from driftwell.models.vision.boxes import assign, pairwise_giou, pairwise_iou
 from driftwell.models.vision.stage_interactor import IterativeRefiner, RefinerCell, Stage
 from driftwell.models.vision.stage_labels import STAGE_INTERACTOR, cross_stage_assign
+from driftwell.nn.drawn_layers import drawn_conv
 
 # Weights of a match's parts, as detectors of this kind weigh them.
 _OF_CLASS, _OF_CORNERS, _OF_OVERLAP = 2.0, 5.0, 2.0

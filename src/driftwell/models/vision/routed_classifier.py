@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from driftwell.core.errors import InvalidInput
-from driftwell.models.equilibrium.drawn_layers import drawn_conv, drawn_linear
 from driftwell.models.vision.token_routing import ROUTING, AttentionBlock, Routed, TokenRouter
+from driftwell.nn.drawn_layers import drawn_conv, drawn_linear
 
 
 @final

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from driftwell.core.errors import InvalidInput
-from driftwell.models.equilibrium.drawn_layers import drawn_linear
 from driftwell.models.vision.boxes import corners
 from driftwell.models.vision.stage_labels import STAGE_INTERACTOR
+from driftwell.nn.drawn_layers import drawn_linear
 
 
 class Filters(NamedTuple):

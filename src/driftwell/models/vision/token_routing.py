@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from driftwell.core.errors import InvalidInput
 from driftwell.core.papers import Paper
-from driftwell.models.equilibrium.drawn_layers import drawn_linear
+from driftwell.nn.drawn_layers import drawn_linear
 
 ROUTING = Paper(
     key="ma2023dit",
