@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,14 @@ def test_a_dialect_keeps_the_words_and_changes_their_order() -> None:
 
     one, two = words(generated_text(0, 60_000)), words(generated_text(0, 60_000, 1))
     assert len(set(one) & set(two)) > 0.6 * min(len(set(one)), len(set(two)))
-    pairs = [set(zip(text, text[1:], strict=False)) for text in (one, two)]
+    pairs = [set(itertools.pairwise(text)) for text in (one, two)]
     assert len(pairs[0] & pairs[1]) < 0.2 * len(pairs[0])
 
 
 def test_a_word_has_few_followers() -> None:
     text = generated_text(1, 60_000).replace(".\n", " ").split(" ")[:-1]
     followers: dict[str, set[str]] = {}
-    for word, following in zip(text, text[1:], strict=False):
+    for word, following in itertools.pairwise(text):
         followers.setdefault(word, set()).add(following)
     assert max(map(len, followers.values())) <= 6
 
