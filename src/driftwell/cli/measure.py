@@ -10,9 +10,9 @@ from typing import Any
 
 from driftwell.cli.progress import Bar
 from driftwell.cli.settings import info, note, use_machine
+from driftwell.core.atomic import write_atomically
 from driftwell.report.parts import Table
 from driftwell.report.reporter import Request, find_reporter
-from driftwell.core.atomic import write_atomically
 from driftwell.training.run_folder import RunFolder
 
 MEASURES = "measures.json"

@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 
 from driftwell.core.errors import InvalidInput
 
-COMMANDS = ("train", "sample", "measure", "report", "claims", "doctor")
+COMMANDS = (
+    "train", "sample", "measure", "report", "quantize", "export", "claims", "doctor",
+)  # fmt: skip
 MODELS = {
     "nlm": "a Neural Langevin Machine, which learns images and samples new ones",
     "deq": "a deep equilibrium classifier of labelled images",
@@ -19,6 +21,10 @@ MODELS = {
 }
 PRECISIONS = ("highest", "high", "medium", "bfloat16")
 MASKS = ("top", "bottom", "left", "right")
+METHODS = ("gptq+comq", "gptq", "comq", "magr", "rtn", "rtn-clip")
+FORMATS = ("uniform", "symmetric", "binary", "ternary", "power-of-two", "power-of-sqrt-two", "nf")
+PER = ("tensor", "channel", "group")
+TARGETS = ("safetensors", "onnx", "c")
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,6 +118,8 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         ("sample", _sample, "make images with a trained model: new, in-painted or denoised"),
         ("measure", _measure, "measure a trained model: physics, quality, memorisation"),
         ("report", _report, "write a run's page, report.html"),
+        ("quantize", _quantize, "make a run of few bits a weight from a trained one"),
+        ("export", _export, "ship a run: packed safetensors, an ONNX graph, or plain C"),
         ("claims", _claims, "list and run the papers' statements"),
         ("doctor", _doctor, "say what is installed, what is fast here, and what falls back"),
     ):
@@ -192,6 +200,43 @@ def _report(p: Parser) -> None:
                    help="images to generate (1000), or held out to measure on (all)")  # fmt: skip
     p.add_argument("--seed", type=_whole, default=0, metavar="S", help="seed of the noise (0)")
     _machine(p, device=False, precision=False)
+
+
+def _quantize(p: Parser) -> None:
+    p.add_argument("run", metavar="RUN", help="the run folder; it stays as it is")
+    p.add_argument("--out", metavar="RUN2", required=True, help="the quantized run's folder")
+    p.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    how = p.add_argument_group("format")
+    how.add_argument("--bits", type=_whole, default=8, metavar="B", help="a weight, 1 to 8 (8)")
+    how.add_argument("--format", choices=FORMATS, default="uniform", metavar="NAME",
+                     help=f"{', '.join(FORMATS)} (uniform)")  # fmt: skip
+    how.add_argument("--per", choices=PER, metavar="|".join(PER),
+                     help="share a scale (channel; group with --group-size)")  # fmt: skip
+    how.add_argument("--group-size", type=_whole, metavar="G", help="columns of a group")
+    how.add_argument("--activations", choices=("float", "int8"), default=None,
+                     metavar="float|int8", help="what layers multiply with")  # fmt: skip
+    calibration = p.add_argument_group("calibration")
+    calibration.add_argument("--method", choices=METHODS, default="gptq+comq", metavar="NAME",
+                             help=f"{', '.join(METHODS)} (gptq+comq)")  # fmt: skip
+    calibration.add_argument("--samples", type=_whole, default=512, metavar="N",
+                             help="data or chains that calibrate (512)")  # fmt: skip
+    calibration.add_argument("--seed", type=_whole, default=0, metavar="S", help="seed (0)")
+    p.add_argument("--no-scores", action="store_true",
+                   help="do not measure the quality at 8, 4, 3 and 2 bits")  # fmt: skip
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _machine(p, precision=False)
+
+
+def _export(p: Parser) -> None:
+    p.add_argument("run", metavar="RUN", help="the run folder, of a quantized run as a rule")
+    p.add_argument("--to", choices=TARGETS, required=True, metavar="|".join(TARGETS),
+                   help="what to write")  # fmt: skip
+    p.add_argument("--out", metavar="FOLDER", required=True, help="an absent or empty folder")
+    p.add_argument("--overwrite", action="store_true", help="replace what an export left there")
+    p.add_argument("--name", default=None, metavar="NAME", help="of files and C functions")
+    p.add_argument("--seed", type=_whole, default=0, metavar="S", help="seed of test vectors (0)")
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _machine(p, precision=False)
 
 
 def _claims(p: Parser) -> None:

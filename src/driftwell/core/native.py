@@ -231,11 +231,8 @@ def _is_intact(path: Path) -> bool:
 def _key(source: Path, compiler: str, flags: tuple[str, ...], runtime: str | None) -> str:
     """A name for the build: what goes in, what builds it, and the processor it is built for."""
     digest = hashlib.sha256()
-    for file in (
-        source,
-        *sorted((PACKAGE / "core").glob("*.h")),
-        *sorted(source.parent.glob("*.h")),
-    ):
+    # a kernel may include any header of the package
+    for file in (source, *sorted(PACKAGE.rglob("*.h"))):
         digest.update(file.read_bytes())
     about = os.stat(compiler)
     facts = (compiler, about.st_size, about.st_mtime_ns, flags, runtime, _processor())

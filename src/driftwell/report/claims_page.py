@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driftwell.core.atomic import write_atomically
 from driftwell.core.errors import InvalidInput
 from driftwell.report.rounding import measured
 from driftwell.report.style import (
@@ -20,7 +21,6 @@ from driftwell.report.style import (
     to_svg,
 )
 from driftwell.report.templates import environment
-from driftwell.core.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,6 +9,7 @@ from typing import final
 
 from driftwell.core.papers import papers_of
 from driftwell.report.parts import Plate, Reading, Table
+from driftwell.report.quantization import quantization_section
 from driftwell.report.rounding import spaced
 from driftwell.report.style import colour_variables
 from driftwell.report.templates import environment
@@ -72,7 +73,8 @@ def render_page(run: ModelRun, page: Page, plates: dict[str, Plate]) -> str:
         ],
         warnings=[*run.meta.get("warnings", []), *page.warnings,
                   *([run.warning] if run.warning else [])],
-        config=config, recipe=recipe, data_words=page.data, papers=papers_of(run.model),
+        quantized=quantization_section(run), config=config, recipe=recipe,
+        data_words=page.data, papers=papers_of(run.model),
         versions={
             k: str(v)
             for k, v in {**run.meta.get("versions", {}), "threads": run.meta["threads"],

@@ -9,6 +9,7 @@ import tomllib
 from driftwell.core.papers import papers_of
 from driftwell.report.measurements import Measurements
 from driftwell.report.parts import OVERLAP, Plate
+from driftwell.report.quantization import quantization_section
 from driftwell.report.readings import readings
 from driftwell.report.rounding import measured
 from driftwell.report.style import colour_variables
@@ -38,7 +39,7 @@ def render(run: Run, found: Measurements, plates: dict[str, Plate]) -> str:
         classes=", ".join(map(str, found.train.classes)),
         papers=papers_of(run.machine),
         comparison=_comparison_rows(found), chains=_chain_rows(run, found),
-        config=config, recipe=recipe, versions=_versions(run),
+        quantized=quantization_section(run), config=config, recipe=recipe, versions=_versions(run),
         warnings=[*run.meta.get("warnings", []), *([run.warning] if run.warning else []),
                   *([OVERLAP] if found.overlap else [])],
         commands=_commands(run, found),

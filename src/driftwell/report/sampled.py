@@ -13,7 +13,7 @@ from torch import Tensor
 from driftwell.core.state import leaves
 from driftwell.data import ImageSet, Transform
 from driftwell.models.langevin.generation import generate
-from driftwell.models.langevin.machine import NeuralLangevinMachine
+from driftwell.models.langevin.machine import NeuralLangevinMachine, StartedEnergy
 from driftwell.models.langevin.monitor import ChainGap, chain_gap
 from driftwell.models.langevin.trainer import label_code
 from driftwell.report.likelihood import Likelihood, held_out_likelihood
@@ -90,8 +90,9 @@ def sampled_from_noise(
         part: gives the progress callback of a part by its name.
     """
     recipe, layout = run.recipe, run.layout
+    law = run.quantized if isinstance(run.quantized, StartedEnergy) else machine
     chains, trace = traced_generation(
-        machine, recipe.make_sampler(), steps=recipe.sample_steps, samples=samples, seed=seed,
+        law, recipe.make_sampler(), steps=recipe.sample_steps, samples=samples, seed=seed,
         progress=part("sampling"),
     )  # fmt: skip
     x_train, x_held_out = (run.states(images)[:, : layout.known] for images in (train, held_out))

@@ -13,7 +13,7 @@ from torch import Tensor
 from driftwell.core.errors import InvalidInput
 from driftwell.core.results import Chains, Diagnostics
 from driftwell.core.state import leaves
-from driftwell.models.langevin import NeuralLangevinMachine
+from driftwell.models.langevin.machine import StartedEnergy
 from driftwell.sampling import Sampler, sample
 from driftwell.sampling.statistics import virial
 
@@ -76,7 +76,7 @@ class FollowedWalk:
 
 
 def traced_generation(
-    machine: NeuralLangevinMachine,
+    machine: StartedEnergy,
     sampler: Sampler,
     *,
     steps: int,
@@ -137,7 +137,7 @@ def traced_generation(
 
 
 def followed_chain(
-    machine: NeuralLangevinMachine,
+    machine: StartedEnergy,
     sampler: Sampler,
     *,
     steps: int,
@@ -205,7 +205,7 @@ def diagnostics_of(chains: Chains) -> Diagnostics:
 
 
 def _go(
-    machine: NeuralLangevinMachine,
+    machine: StartedEnergy,
     start: Tensor | Chains,
     sampler: Sampler,
     steps: int,
@@ -235,7 +235,7 @@ def _marks(last: int) -> list[int]:
     return marks
 
 
-def _row(machine: NeuralLangevinMachine, z: Tensor, step: int, T: float) -> tuple[float, ...]:
+def _row(machine: StartedEnergy, z: Tensor, step: int, T: float) -> tuple[float, ...]:
     energy, force = machine.energy_and_force(z)
     per_neuron = energy.double() / machine.n
     if not isinstance(force, Tensor) or T <= 0.0:
@@ -245,7 +245,7 @@ def _row(machine: NeuralLangevinMachine, z: Tensor, step: int, T: float) -> tupl
     return step, float(per_neuron.mean()), _sd(per_neuron), float(ratio.mean()), _error(ratio)
 
 
-def _temperature(machine: NeuralLangevinMachine, sampler: Sampler) -> float:
+def _temperature(machine: StartedEnergy, sampler: Sampler) -> float:
     return machine.temperature if sampler.temperature is None else float(sampler.temperature)
 
 

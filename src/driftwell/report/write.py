@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from driftwell.core.errors import require
-from driftwell.report.reporter import Progress, Request, find_reporter
 from driftwell.core.atomic import cannot_write, write_atomically
+from driftwell.core.errors import require
+from driftwell.report.quantization import draw_quantization
+from driftwell.report.reporter import Progress, Request, find_reporter
 from driftwell.training.run_folder import RunFolder
 
 PAGE, FIGURES = "report.html", "figures"
@@ -43,7 +44,7 @@ def write_report(
     config = RunFolder.open(Path(run_folder)).config
     run, reporter = config.kind.load(Path(run_folder)), find_reporter(config.model)
     found = reporter.measure(run, Request(samples, seed, progress=progress))
-    plates = reporter.draw(run, found)
+    plates = reporter.draw(run, found) | draw_quantization(run)
     page = reporter.render(run, found, plates)
     folder = run.path / FIGURES
     try:

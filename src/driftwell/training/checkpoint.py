@@ -15,8 +15,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from driftwell.core.errors import RunFolderError
 from driftwell.core.atomic import write_atomically
+from driftwell.core.errors import RunFolderError
 
 SCHEMA = 1
 KEEP = 2

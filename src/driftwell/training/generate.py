@@ -14,8 +14,8 @@ from torch import Tensor
 from driftwell.core.errors import InvalidInput
 from driftwell.core.world import World
 from driftwell.data import read
-from driftwell.models.langevin import NeuralLangevinMachine
 from driftwell.models.langevin.generation import denoise, generate
+from driftwell.models.langevin.noise_conditional import NoiseConditionalMachine
 from driftwell.models.langevin.presets import Recipe
 from driftwell.models.langevin.trainer import label_code
 from driftwell.sampling import largest_curvature
@@ -143,7 +143,8 @@ def _portion(
         None if images is None else _cycled(images, first, size)
         for images in (material.noisy, material.known)
     )
-    if not isinstance(run.machine, NeuralLangevinMachine):
+    machine = run.sampled
+    if isinstance(machine, NoiseConditionalMachine):
         return annealed_portion(
             run, first, size, wish.seed, steps=wish.steps, label=material.label, known=known,
             kept=material.kept, noisy=noisy, progress=progress,
@@ -152,11 +153,11 @@ def _portion(
     if noisy is not None:
         states = _states(run, noisy)
         if wish.steps is None:
-            return denoise(run.machine, recipe, states)
-        return denoise(run.machine, recipe, states, steps=wish.steps)
+            return denoise(machine, recipe, states)
+        return denoise(machine, recipe, states, steps=wish.steps)
     held, mask = _held(run, material, known)
     return generate(
-        run.machine, recipe, size, wish.seed, steps=wish.steps, known=held, mask=mask,
+        machine, recipe, size, wish.seed, steps=wish.steps, known=held, mask=mask,
         first_chain=first, progress=progress,
     )  # fmt: skip
 

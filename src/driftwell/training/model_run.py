@@ -13,6 +13,8 @@ from driftwell.core.errors import InvalidInput, RunFolderError
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.config import RunConfig
 from driftwell.training.gradient_trainer import load_weights
+from driftwell.training.quantized_model import restored_model
+from driftwell.training.quantized_run import NOTED
 from driftwell.training.run_folder import RunFolder
 from driftwell.training.session import device_of
 
@@ -67,7 +69,10 @@ def load_model_run(
     place = device_of(device or folder.config.device)
     try:
         model = build(folder.config, found)
-        load_weights(model, found.tensors)
+        if NOTED in found.meta:
+            model = restored_model(model, found)
+        else:
+            load_weights(model, found.tensors)
     except (KeyError, TypeError, IndexError, InvalidInput) as error:
         raise RunFolderError(
             f"the checkpoint of update {found.update} in {path} does not hold this kind of model "

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driftwell.core.errors import InvalidInput, RunFolderError, require
 from driftwell.core.atomic import write_atomically
+from driftwell.core.errors import InvalidInput, RunFolderError, require
 
 SUFFIXES = (".png", ".npy")
 _LEAST_SIDE = 48  # pixels an image of a grid is enlarged to, at least

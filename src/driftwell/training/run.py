@@ -15,8 +15,11 @@ from driftwell.models.langevin.generation import build_transform
 from driftwell.models.langevin.kinds import Machine, machine_from
 from driftwell.models.langevin.presets import Recipe
 from driftwell.models.langevin.trainer import Layout, label_code
+from driftwell.quantization.langevin import QuantizedLangevinMachine
 from driftwell.training.config import RunConfig
 from driftwell.training.kinds.nlm import TRANSFORM
+from driftwell.training.quantized_machine import QuantizedAny, restored_machine
+from driftwell.training.quantized_run import NOTED
 from driftwell.training.run_folder import RunFolder
 from driftwell.training.session import Trained, device_of, train_run
 
@@ -31,7 +34,8 @@ class Run:
     Attributes:
         path: the run folder.
         config: the settings.
-        machine: the machine of the newest checkpoint.
+        machine: the machine of the newest checkpoint; of a quantized one that of the decoded
+            couplings, whose law is the same.
         transform: between images and visible states.
         layout: which neurons are visible, label and hidden ones.
         height: of an image.
@@ -41,6 +45,7 @@ class Run:
         meta: the checkpoint's JSON.
         tensors: the checkpoint's tensors (chains and optimizer moments too).
         warning: a sentence if a damaged checkpoint was skipped.
+        quantized: the machine with packed couplings, of a quantized run.
     """
 
     path: Path
@@ -55,6 +60,14 @@ class Run:
     meta: dict[str, Any]
     tensors: dict[str, Tensor]
     warning: str | None = None
+    quantized: QuantizedAny | None = None
+
+    @property
+    def sampled(self) -> Machine | QuantizedLangevinMachine:
+        """What chains run on: the machine, or where it is faster the quantized one."""
+        if isinstance(self.quantized, QuantizedLangevinMachine):
+            return self.quantized
+        return self.machine
 
     @property
     def recipe(self) -> Recipe:
@@ -121,7 +134,13 @@ def load_run(path: Path, device: str | None = None) -> Run:
         height, width = (int(found.meta["data"][key]) for key in ("height", "width"))
         blank = torch.zeros(2, height, width, device=place)
         transform = _refill(build_transform(folder.config.recipe, blank), found.tensors)
-        machine = machine_from(folder.config.recipe, found.tensors).to(place)
+        quantized: QuantizedAny | None = None
+        if NOTED in found.meta:
+            machine, quantized = restored_machine(folder.config.recipe, found)
+            quantized.to(place)
+        else:
+            machine = machine_from(folder.config.recipe, found.tensors)
+        machine = machine.to(place)
         layout = _layout(folder.config.recipe, machine.n, transform.forward(blank).shape[1])
     except (KeyError, TypeError, RuntimeError, InvalidInput) as error:
         raise RunFolderError(
@@ -131,6 +150,7 @@ def load_run(path: Path, device: str | None = None) -> Run:
     return Run(
         path, folder.config, machine, transform, layout, height, width, found.update,
         float(found.meta.get("elapsed_seconds", 0.0)), found.meta, found.tensors, found.warning,
+        quantized,
     )  # fmt: skip
 
 

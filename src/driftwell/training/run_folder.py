@@ -12,8 +12,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from driftwell.core.errors import RunFolderError
 from driftwell.core.atomic import cannot_write, write_atomically
+from driftwell.core.errors import RunFolderError
 from driftwell.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from driftwell.training.config import RunConfig
 

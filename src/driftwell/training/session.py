@@ -17,6 +17,7 @@ from driftwell.training.checkpoint import Checkpoint, versions
 from driftwell.training.config import RunConfig
 from driftwell.training.fit import Budget, Fitted, fit
 from driftwell.training.images import with_absolute_paths
+from driftwell.training.quantized_run import refuse_quantized
 from driftwell.training.run_folder import RunFolder, check_free
 
 OnUpdate = Callable[[int, float, dict[str, float]], None]
@@ -117,6 +118,8 @@ class _Session:
     def resume(self, on_update: OnUpdate | None, interrupted: Callable[[], bool] | None) -> Trained:
         self.folder = RunFolder.open(self.out)
         found = self.folder.latest_checkpoint()
+        if found is not None:
+            refuse_quantized(self.out, found.meta, "trained further")
         start = 0 if found is None else found.update
         seconds = 0.0 if found is None else float(found.meta.get("elapsed_seconds", 0.0))
         if self._budget().spent(start, seconds):

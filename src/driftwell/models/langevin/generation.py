@@ -9,7 +9,7 @@ from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
 from driftwell.data import AtanhScaling, PlainScaling, Transform, Whitening
-from driftwell.models.langevin.machine import NeuralLangevinMachine
+from driftwell.models.langevin.machine import StartedEnergy
 from driftwell.models.langevin.presets import Recipe
 from driftwell.sampling import Descent, sample
 
@@ -39,7 +39,7 @@ def _components(recipe: Recipe, images: Tensor) -> Transform:
 
 
 def generate(
-    machine: NeuralLangevinMachine,
+    machine: StartedEnergy,
     recipe: Recipe,
     count: int,
     seed: int,
@@ -82,9 +82,7 @@ def generate(
     return _tensor(chains.z)
 
 
-def denoise(
-    machine: NeuralLangevinMachine, recipe: Recipe, noisy: Tensor, *, steps: int = 450
-) -> Tensor:
+def denoise(machine: StartedEnergy, recipe: Recipe, noisy: Tensor, *, steps: int = 450) -> Tensor:
     """States after descent at T = 0 from noisy ones, (B, N): retrieval of the nearest valley.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, final
 
 import torch
@@ -27,8 +28,18 @@ NLM = Paper(
 )
 
 
+class StartedEnergy(Energy):
+    """An energy over (B, n) that also says where its chains start."""
+
+    n: int
+
+    @abstractmethod
+    def initial_state(self, chains: int, seed: int, first_chain: int = 0) -> Tensor:
+        """Keyed start states, (chains, n)."""
+
+
 @final
-class NeuralLangevinMachine(Energy):
+class NeuralLangevinMachine(StartedEnergy):
     """Neural Langevin Machine, from Yu, Huang and Huang, *Neural Langevin Machine: a local
     asymmetric learning rule can be creative*, 2025, arXiv:2506.23546.
 

@@ -17,9 +17,15 @@ from driftwell.core.world import World
 from driftwell.data import ImageSet
 from driftwell.models.equilibrium.classifier import ACTIVATIONS, DEQClassifier
 from driftwell.models.langevin.batches import Batches
+from driftwell.quantization.post_training import Inputs
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.gradient_trainer import GradientTrainer, decayed
-from driftwell.training.images import class_indices, describe, training_images
+from driftwell.training.images import (
+    class_indices,
+    describe,
+    held_out_images,
+    training_images,
+)
 from driftwell.training.kinds.kind import Kind, Task
 from driftwell.training.kinds.settings import (
     DECAYS,
@@ -31,11 +37,17 @@ from driftwell.training.kinds.settings import (
     solver_of,
 )
 from driftwell.training.model_run import ModelRun, load_model_run
+from driftwell.training.quantization_plan import QuantizationPlan
+from driftwell.training.quantized_model import quantized_model, some
+from driftwell.training.quantized_run import QuantizedWeights
 from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
+    from driftwell.training.exporting import ExportWish, Shipped
 
+PORTION = 256
+"""Images that calibrate in one solve."""
 RECENT = 100
 """Updates over which solves that did not converge are counted."""
 
@@ -211,6 +223,32 @@ class DEQKind(Kind):
     def load(self, path: Path, device: str | None = None) -> ModelRun:
         """The classifier of a run folder; its data are not needed."""
         return load_model_run(path, self.name, _build, device)
+
+    def quantized(self, run: ModelRun, plan: QuantizationPlan) -> QuantizedWeights:
+        """All three matrices, calibrated on the iterates of solves for training images."""
+        images = training_images(run.config)
+        x = standardised(run, images)[some(plan.samples, len(images), plan.seed)]
+        return quantized_model(run, Inputs(x.split(PORTION)), plan)
+
+    def exported(self, run: ModelRun, wish: ExportWish) -> Shipped:
+        """The classifier of pixels to scores, with its solve inside."""
+        from driftwell.training.shipping import ship_classifier
+
+        images = training_images(run.config)
+        return ship_classifier(run, wish, standardised(run, images), images)
+
+    def scores(self, run: ModelRun, weights: QuantizedWeights | None) -> dict[str, float]:
+        """Accuracy on held-out images, and how many evaluations a solve takes."""
+        images = held_out_images(run.config)
+        model = run.model if weights is None else weights.model
+        with torch.no_grad():
+            logits, found = model(standardised(run, images))
+        right = (logits.argmax(1).cpu() == labels_of(images)).double()
+        return {
+            "accuracy": float(right.mean()),
+            "accuracy_error": float(right.std() / len(right) ** 0.5),
+            "steps": float(found.steps.double().mean()),
+        }
 
 
 def labels_of(images: ImageSet) -> Tensor:

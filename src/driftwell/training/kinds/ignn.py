@@ -18,6 +18,7 @@ from driftwell.data.graphs import Graph
 from driftwell.data.planetoid import read_planetoid
 from driftwell.models.graph import IGNN, node_states
 from driftwell.models.graph.training import accuracy, dropped
+from driftwell.quantization.post_training import Inputs
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.gradient_trainer import GradientTrainer, decayed
 from driftwell.training.kinds.kind import Kind, Task
@@ -31,6 +32,9 @@ from driftwell.training.kinds.settings import (
     solver_of,
 )
 from driftwell.training.model_run import ModelRun, load_model_run
+from driftwell.training.quantization_plan import QuantizationPlan
+from driftwell.training.quantized_model import quantized_model
+from driftwell.training.quantized_run import QuantizedWeights
 from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
@@ -175,6 +179,25 @@ class GraphKind(Kind):
     def load(self, path: Path, device: str | None = None) -> ModelRun:
         """The network of a run folder; its graph is not needed."""
         return load_model_run(path, self.name, _build, device)
+
+    def quantized(self, run: ModelRun, plan: QuantizationPlan) -> QuantizedWeights:
+        """All matrices, calibrated on the iterates of the solve for the whole graph."""
+        return quantized_model(run, Inputs([graph_of(run.config)]), plan)
+
+    def scores(self, run: ModelRun, weights: QuantizedWeights | None) -> dict[str, float]:
+        """Accuracy on the test nodes, and the evaluations the solve takes."""
+        graph = graph_of(run.config)
+        model = run.model if weights is None else weights.model
+        with torch.no_grad():
+            logits, found = model(graph)
+        labels = _training_nodes(graph)[0]
+        part = labels >= 0 if graph.test_mask is None else graph.test_mask
+        right = (logits.argmax(1) == labels)[part].double()
+        return {
+            "accuracy": float(right.mean()),
+            "accuracy_error": float(right.std() / len(right) ** 0.5),
+            "steps": float(found.steps.double().mean()),
+        }
 
     def check(self, config: RunConfig) -> None:
         """Refuse what says nothing to a graph, and what its sparse products cannot do."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final
 
 from torch import Tensor
 
@@ -17,7 +17,10 @@ from driftwell.training.fit import Trainer
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
+    from driftwell.training.exporting import ExportWish, Shipped
     from driftwell.training.generate import Wish
+    from driftwell.training.quantization_plan import QuantizationPlan
+    from driftwell.training.quantized_run import QuantizedWeights
 
 
 class WarningTrainer(Trainer, Protocol):
@@ -59,6 +62,7 @@ class Kind(ABC):
         recipe: frozen dataclass of all training settings, `updates` among them.
         presets: recipes by name, ``"default"`` among them.
         sources: names of data sets, the first being the default.
+        activations: what quantized layers multiply with unless the user says.
         of_images: whether data are images, so that labels, classes, resize and split say something.
     """
 
@@ -68,6 +72,7 @@ class Kind(ABC):
     presets: ClassVar[Mapping[str, Any]]
     sources: ClassVar[tuple[str, ...]] = ("digits", "mnist", "fashion")
     of_images: ClassVar[bool] = True
+    activations: ClassVar[Literal["float", "int8"]] = "float"
 
     @abstractmethod
     def task(self, config: RunConfig, world: World) -> Task:
@@ -103,6 +108,41 @@ class Kind(ABC):
         raise InvalidInput(
             f"{run.path} holds a run of {self.name}, which makes no images: give one of nlm, or of "
             "lpn with --denoise IMAGE"
+        )
+
+    def quantized(self, run: Any, plan: QuantizationPlan) -> QuantizedWeights:
+        """A run's model in few bits, calibrated on the states that its own data bring it to.
+
+        Raises:
+            InvalidInput: a kind, or a plan, that cannot be quantized; data that are gone.
+        """
+        raise InvalidInput(f"{run.path} holds a run of {self.name}, which cannot be quantized")
+
+    def scores(self, run: Any, weights: QuantizedWeights | None) -> dict[str, float]:
+        """How good a run's model is, in few numbers: the float one, or that of `weights`.
+
+        Errors of a number NAME are called NAME_error.
+
+        Raises:
+            InvalidInput: data that are gone.
+        """
+        raise InvalidInput(f"a run of {self.name} has no score")
+
+    def previews(self, run: Any, weights: QuantizedWeights | None, count: int) -> Tensor | None:
+        """Pictures (count, height, width) in [0, 1] by the float model or by that of `weights`,
+        from the same noise; None where a kind makes none.
+        """
+        del run, weights, count
+        return None
+
+    def exported(self, run: Any, wish: ExportWish) -> Shipped:
+        """Write a run's model into `wish.folder`, which is empty.
+
+        Raises:
+            InvalidInput: a target that this kind does not have.
+        """
+        raise InvalidInput(
+            f"{run.path} holds a run of {self.name}, which cannot be exported to {wish.target}"
         )
 
     def preset(self, name: str) -> Any:

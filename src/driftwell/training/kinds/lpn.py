@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from driftwell.core.errors import InvalidInput
 from driftwell.core.noise import Purpose, normal
@@ -17,9 +17,10 @@ from driftwell.core.world import World
 from driftwell.data import read
 from driftwell.models.langevin.batches import Batches
 from driftwell.models.proximal import LPN, Stage, matching_schedule
+from driftwell.quantization.post_training import Inputs
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.gradient_trainer import GradientTrainer
-from driftwell.training.images import describe, training_images
+from driftwell.training.images import describe, held_out_images, training_images
 from driftwell.training.kinds.kind import Kind, Task
 from driftwell.training.kinds.settings import (
     check_above,
@@ -28,6 +29,9 @@ from driftwell.training.kinds.settings import (
     check_whole,
 )
 from driftwell.training.model_run import ModelRun, load_model_run
+from driftwell.training.quantization_plan import QuantizationPlan
+from driftwell.training.quantized_model import quantized_model, some
+from driftwell.training.quantized_run import QuantizedWeights
 from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from driftwell.training.generate import Wish
 
 LAYERS = ("dense", "convolution")
+PORTION, MOST = 200, 1000
+"""Images of one application of the operator, and how many are scored."""
 
 
 @final
@@ -209,6 +215,38 @@ class ProximalKind(Kind):
         """The network of a run folder; its data are not needed."""
         return load_model_run(path, self.name, _build, device)
 
+    def quantized(self, run: ModelRun, plan: QuantizationPlan) -> QuantizedWeights:
+        """All matrices, calibrated on noisy training images."""
+        images = training_images(run.config).images
+        rows = some(plan.samples, len(images), plan.seed)
+        _, noisy = _noisy(run, _network(run, run.model), images[rows], plan.seed)
+        calibration = Inputs(noisy.split(PORTION), lambda model, y: _network(run, model).prox(y))
+        return quantized_model(run, calibration, plan)
+
+    def scores(self, run: ModelRun, weights: QuantizedWeights | None) -> dict[str, float]:
+        """Peak signal-to-noise ratio of noisy held-out images after the operator, decibels."""
+        model = _network(run, run.model if weights is None else weights.model)
+        clean, noisy = _noisy(run, model, held_out_images(run.config).images[:MOST], seed=0)
+        with torch.no_grad():
+            found = torch.cat([psnr(model.prox(y), x) for x, y in zip(
+                clean.split(PORTION), noisy.split(PORTION), strict=True)])  # fmt: skip
+        return {"psnr": float(found.mean()), "psnr_error": float(found.std() / len(found) ** 0.5)}
+
+
+def _network(run: ModelRun, model: nn.Module) -> LPN:
+    if not isinstance(model, LPN):
+        raise InvalidInput(f"{run.path} does not hold a learned proximal network")
+    return model
+
+
+def _noisy(run: ModelRun, network: LPN, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Images as the network takes them, and with noise of the run's strength."""
+    clean = images.to(next(network.parameters())).reshape(-1, *network.shape)
+    noise = normal(
+        tuple(clean.shape), seed=seed, purpose=Purpose.PROBE, chains=len(clean), step=0
+    ).to(clean)
+    return clean, clean + run.config.recipe.sigma * noise
+
 
 def _denoised(run: ModelRun, wish: Wish) -> Tensor:
     """Images of a file after the proximal operator, (n, height, width) in [0, 1]."""
@@ -219,9 +257,7 @@ def _denoised(run: ModelRun, wish: Wish) -> Tensor:
         )
     height, width = (int(run.meta["data"][key]) for key in ("height", "width"))
     noisy = read(wish.denoise).resize(height, width).images
-    model = run.model
-    if not isinstance(model, LPN):
-        raise InvalidInput(f"{run.path} does not hold a learned proximal network")
+    model = _network(run, run.model)
     rows = torch.arange(wish.n) % len(noisy)
     z = noisy[rows].to(next(model.parameters())).reshape(-1, *model.shape)
     with torch.no_grad():

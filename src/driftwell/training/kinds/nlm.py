@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,20 +13,31 @@ from torch import Tensor, nn
 from driftwell.core.errors import Diverged
 from driftwell.core.world import World
 from driftwell.data import Transform
+from driftwell.measures import aai, covariance_error
 from driftwell.models.langevin.generation import build_transform
 from driftwell.models.langevin.kinds import machine_from, make_trainer
 from driftwell.models.langevin.presets import PRESETS, Recipe
 from driftwell.sampling import largest_curvature
-from driftwell.training.images import class_indices, describe, training_images
+from driftwell.training.images import (
+    class_indices,
+    describe,
+    held_out_images,
+    training_images,
+)
 from driftwell.training.kinds.kind import Kind, Task
 from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
+    from driftwell.training.exporting import ExportWish, Shipped
     from driftwell.training.generate import Wish
+    from driftwell.training.quantization_plan import QuantizationPlan
+    from driftwell.training.quantized_run import QuantizedWeights
     from driftwell.training.run import Run
 
 TRANSFORM = "transform."
+MOST, SCORED = 1000, 1
+"""Images that are scored at most, and the seed of the noise they come from."""
 
 
 @final
@@ -36,6 +48,7 @@ class LangevinKind(Kind):
     title = "Neural Langevin Machine"
     recipe = Recipe
     presets = PRESETS
+    activations = "int8"
 
     def task(self, config: RunConfig, world: World) -> Task:
         """Images through the recipe's transform, and the trainer of its kind of learning."""
@@ -73,6 +86,44 @@ class LangevinKind(Kind):
         return generate_images(
             run, wish, partial=partial, world=world, progress=progress, note=note
         )
+
+    def quantized(self, run: Run, plan: QuantizationPlan) -> QuantizedWeights:
+        """All couplings, calibrated on the states that the machine's own chains visit."""
+        from driftwell.training.quantized_machine import quantized_machine
+
+        kept = {name: t for name, t in run.tensors.items() if name.startswith(TRANSFORM)}
+        return quantized_machine(run, plan, kept)
+
+    def exported(self, run: Run, wish: ExportWish) -> Shipped:
+        """The machine that samples images."""
+        from driftwell.training.shipping import ship_machine
+
+        return ship_machine(run, wish)
+
+    def scores(self, run: Run, weights: QuantizedWeights | None) -> dict[str, float]:
+        """AAI and E2 of generated images against held-out ones, 0 and the data's own at best."""
+        from driftwell.training.generate import Wish, generate_images
+
+        held_out = held_out_images(run.config).flat()
+        shown = self._with(run, weights)
+        made = generate_images(shown, Wish(len(held_out[:MOST]), SCORED)).flatten(1)
+        real, ours = 2.0 * held_out[:MOST].to(made) - 1.0, 2.0 * made - 1.0
+        likeness, second = aai(real, ours), covariance_error(real, ours)
+        return {
+            "aai": likeness.value, "aai_error": likeness.standard_error, "e2": second.value,
+            "e2_error": second.standard_error,
+        }  # fmt: skip
+
+    def previews(self, run: Run, weights: QuantizedWeights | None, count: int) -> Tensor:
+        """Images from noise."""
+        from driftwell.training.generate import Wish, generate_images
+
+        return generate_images(self._with(run, weights), Wish(count, 0))
+
+    def _with(self, run: Run, weights: QuantizedWeights | None) -> Run:
+        if weights is None:
+            return run
+        return replace(run, machine=weights.model.decoded(), quantized=weights.model)
 
     def changes_for(self, precision: str) -> dict[str, Any]:
         """bfloat16 is the sampler's own mode, and so a setting of the recipe."""

@@ -1,0 +1,1 @@
+"""Shipping a quantized network: safetensors, ONNX, plain C."""

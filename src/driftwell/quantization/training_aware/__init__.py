@@ -1,0 +1,1 @@
+"""Training networks whose weights or activations are quantized."""
