@@ -29,11 +29,14 @@ BENCHMARKS = (
     "fixed_points",
     "fixed_point_solvers",
     "fixed_point_gradients",
+    "low_bit_products",
+    "quantized_langevin",
+    "quantization_error",
     "samplers_quality",
     "image_quality",
 )
 THREADS = 2
-PEERS = ("torchebm==0.8.9", "torchdeq==0.1.0")
+PEERS = ("torchebm==0.8.9", "torchdeq==0.1.0", "torchao==0.18.0", "onnx", "onnxruntime==1.31.1")
 
 
 def main() -> int:

@@ -17,6 +17,8 @@ PAGES = [
     "docs/choosing-a-solver.md",
     "docs/gradients.md",
     "docs/from-torchdeq.md",
+    "docs/quantization.md",
+    "docs/low-bit-speed.md",
 ]
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

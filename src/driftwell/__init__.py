@@ -57,6 +57,15 @@ _ROOM_OF_NAME = {
     "AnnealedLangevin": "driftwell.sampling",
     "Descent": "driftwell.sampling",
     "log_partition": "driftwell.sampling",
+    # few bits
+    "COMQ": "driftwell.quantization",
+    "GPTQ": "driftwell.quantization",
+    "GPTQThenCOMQ": "driftwell.quantization",
+    "Inputs": "driftwell.quantization",
+    "Ternary": "driftwell.quantization",
+    "Uniform": "driftwell.quantization",
+    "quantize": "driftwell.quantization",
+    "quantize_langevin": "driftwell.quantization",
     # integrators
     "Euler": "driftwell.integration",
     "Heun": "driftwell.integration",
@@ -133,6 +142,14 @@ if TYPE_CHECKING:
     from driftwell.learning.optimizers import HeavyBall as HeavyBall
     from driftwell.learning.optimizers import LaplacianSmoothing as LaplacianSmoothing
     from driftwell.models.langevin import NeuralLangevinMachine as NeuralLangevinMachine
+    from driftwell.quantization import COMQ as COMQ
+    from driftwell.quantization import GPTQ as GPTQ
+    from driftwell.quantization import GPTQThenCOMQ as GPTQThenCOMQ
+    from driftwell.quantization import Inputs as Inputs
+    from driftwell.quantization import Ternary as Ternary
+    from driftwell.quantization import Uniform as Uniform
+    from driftwell.quantization import quantize as quantize
+    from driftwell.quantization import quantize_langevin as quantize_langevin
     from driftwell.sampling import BAOAB as BAOAB
     from driftwell.sampling import HMC as HMC
     from driftwell.sampling import MALA as MALA

@@ -15,6 +15,7 @@ import torch
 
 from driftwell.cli.settings import use_machine
 from driftwell.core import native
+from driftwell.quantization.execution import kernels as low_bit_kernels
 from driftwell.training.checkpoint import versions
 
 # importable name -> (distribution, extra, what it is for)
@@ -24,6 +25,8 @@ _OPTIONAL = {
     "PIL": ("pillow", "", "picture files"),
     "rich": ("rich", "", "progress bars and tables"),
     "jinja2": ("jinja2", "", "the report's page"),
+    "onnx": ("onnx", "onnx", "exports to ONNX"),
+    "onnxruntime": ("onnxruntime", "onnx", "checks of exported graphs"),
     "scipy": ("scipy", "dev", "tests only"),
 }
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni")
@@ -44,14 +47,15 @@ def examine() -> dict[str, Any]:
     """What is installed and what this machine offers, as plain values.
 
     Example:
-        >>> sorted(examine())
-        ['advice', 'data', 'kernels', 'optional', 'processor', 'torch', 'versions']
+        >>> "low_bit_products" in examine()
+        True
     """
     found: dict[str, Any] = {
         "versions": {**versions(), "system": platform.platform()},
         "torch": _torch(),
         "processor": _processor(),
         "kernels": _kernels(),
+        "low_bit_products": _low_bit_products(),
         "optional": _optional(),
         "data": _data(),
     }
@@ -102,6 +106,14 @@ def _kernels() -> dict[str, Any]:
             "flags": list(status.flags), "path": status.path, "reason": status.reason,
         }  # fmt: skip
     return found
+
+
+def _low_bit_products() -> list[dict[str, Any]]:
+    """Every kernel for packed weights, with what its self-test says here."""
+    return [
+        {"name": k.name, "activations": k.activations, "available": k.available, "why": k.why}
+        for k in low_bit_kernels()
+    ]
 
 
 def _optional() -> dict[str, Any]:
@@ -181,6 +193,10 @@ def _print(found: dict[str, Any]) -> None:
             else (f"not available: {kernel['reason']}")
         )
         table.add_row("kernel", escape(f"{name}: {how}"))
+    for low in found["low_bit_products"]:
+        works = "works" if low["available"] else "not used"
+        words = f"{low['name']} ({low['activations']}): {works}, {low['why']}"
+        table.add_row("low bits", escape(words))
     for name, package in found["optional"].items():
         table.add_row("package", f"{name} {package['version'] or 'missing'} ({package['purpose']})")
     table.add_row("data", _pairs(found["data"]))

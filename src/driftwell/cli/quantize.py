@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     tables += skipped_table(made.weights.skipped)
     head = f"{out}: {plan.bits} bits by {plan.method}, "
     print_tables(head + f"{made.float_bytes:,} -> {made.nbytes:,} bytes of weights", tables)
-    info(options, f"use it as any run: `driftwell report {out}`, `driftwell export {out} --to c`")
+    info(options, f"use it as any run: `driftwell report {out}`, `driftwell measure {out}`")
     return 0
 
 

@@ -48,6 +48,7 @@ from driftwell.measures.neighbours import (
     nearest_training_distance,
 )
 from driftwell.measures.order_parameters import OrderParameters, rs_order_parameters
+from driftwell.measures.origin_in_hull import HullDistance, class_hulls, origin_in_hull
 from driftwell.measures.residual_spectra import (
     JacobianSpectrum,
     jacobian_singular_values,
@@ -72,6 +73,7 @@ __all__ = [
     "CovarianceError",
     "GaussianMixture",
     "HardTanh",
+    "HullDistance",
     "ImplicitNetwork",
     "JacobianSpectrum",
     "KernelScalars",
@@ -81,6 +83,7 @@ __all__ = [
     "Smooth",
     "Susceptibility",
     "aai",
+    "class_hulls",
     "contextual_effects",
     "copying",
     "covariance_error",
@@ -102,6 +105,7 @@ __all__ = [
     "match_explicit",
     "mmd_rbf",
     "nearest_training_distance",
+    "origin_in_hull",
     "pairwise_interactions",
     "random_couplings",
     "residual_",

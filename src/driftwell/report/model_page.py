@@ -9,7 +9,7 @@ from typing import final
 
 from driftwell.core.papers import papers_of
 from driftwell.report.parts import Plate, Reading, Table
-from driftwell.report.quantization import quantization_section
+from driftwell.report.quantization import quantization_section, quantize_commands
 from driftwell.report.rounding import spaced
 from driftwell.report.style import colour_variables
 from driftwell.report.templates import environment
@@ -80,7 +80,7 @@ def render_page(run: ModelRun, page: Page, plates: dict[str, Plate]) -> str:
             for k, v in {**run.meta.get("versions", {}), "threads": run.meta["threads"],
                          "processes": run.meta["processes"]}.items()
         },
-        commands=_commands(run, page),
+        commands=[*quantize_commands(run), *_commands(run, page)],
         light=colour_variables(dark=False), dark=colour_variables(dark=True),
     )  # fmt: skip
     return text

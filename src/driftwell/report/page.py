@@ -9,7 +9,7 @@ import tomllib
 from driftwell.core.papers import papers_of
 from driftwell.report.measurements import Measurements
 from driftwell.report.parts import OVERLAP, Plate
-from driftwell.report.quantization import quantization_section
+from driftwell.report.quantization import quantization_section, quantize_commands
 from driftwell.report.readings import readings
 from driftwell.report.rounding import measured
 from driftwell.report.style import colour_variables
@@ -42,7 +42,7 @@ def render(run: Run, found: Measurements, plates: dict[str, Plate]) -> str:
         quantized=quantization_section(run), config=config, recipe=recipe, versions=_versions(run),
         warnings=[*run.meta.get("warnings", []), *([run.warning] if run.warning else []),
                   *([OVERLAP] if found.overlap else [])],
-        commands=_commands(run, found),
+        commands=[*quantize_commands(run), *_commands(run, found)],
         light=colour_variables(dark=False), dark=colour_variables(dark=True),
     )  # fmt: skip
     return page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -114,7 +115,7 @@ def draw_quantization(run: Any) -> dict[str, Plate]:
             "before-after", before_and_after(before / 255.0, after / 255.0, noted["plan"]["bits"]),
             "Pictures by the float model, by the quantized one, and their difference.",
             "The same noise and seed. Chains part after many steps even where the law is the "
-            "same: what counts is whether the lower row looks drawn from the same set.",
+            "same: what counts is whether the middle row looks drawn from the same set.",
         ))  # fmt: skip
     return {each.name: each for each in plates}
 
@@ -167,3 +168,20 @@ def skipped_table(skipped: Mapping[str, str]) -> list[Table]:
     if not skipped:
         return []
     return [Table("left in float", tuple(skipped.items()), ("", "because"))]
+
+
+def quantize_commands(run: Any) -> list[tuple[str, str]]:
+    """Commands that made and that ship a quantized run; none for any other."""
+    noted = run.meta.get(NOTED)
+    if noted is None:
+        return []
+    plan, folder = noted["plan"], shlex.quote(str(run.path))
+    words = ["driftwell quantize", shlex.quote(noted["source"]), f"--bits {plan['bits']}"]
+    words += [f"--method {plan['method']}", f"--format {plan['format']}", f"--per {plan['per']}"]
+    words += [f"--group-size {plan['group_size']}"] if plan["group_size"] else []
+    words += [f"--activations {plan['activations']}", f"--samples {plan['samples']}"]
+    words += [f"--seed {plan['seed']}", f"--out {folder}"]
+    return [
+        ("quantizes the run it was made of", " ".join(words)),
+        ("writes it as plain C", f"driftwell export {folder} --to c --out shipped"),
+    ]

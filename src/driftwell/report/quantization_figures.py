@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN = 16
+_TITLES = {
+    "aai": "AAI of generated images (0 is best)", "e2": "E2, squared error of covariances",
+    "accuracy": "Accuracy, held out", "steps": "Evaluations a solve",
+    "psnr": "Signal-to-noise ratio, held out (dB)",
+}  # fmt: skip
 _FLOAT = 16
 """Bits from which on a row is of the float model."""
 
@@ -62,7 +67,7 @@ def quality_against_bits(scores: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.axhline(whole[name], color=REAL, label="float, ± one standard error")
             axes.set_xticks(sorted(bits), [str(b) for b in sorted(bits)])
             axes.set_xlabel("bits a weight")
-            axes.set_title(name.replace("_", " "))
+            axes.set_title(_TITLES.get(name, name.replace("_", " ")))
         panels[0].legend(loc="best")
     return figure
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
 from driftwell.core.errors import InvalidInput, RunFolderError
+from driftwell.training.folder_swap import make_with_parents, partial_of, swap_in
 from driftwell.training.run_folder import RunFolder
 
 Target = Literal["safetensors", "onnx", "c"]
@@ -96,21 +98,24 @@ def export_run(
     run = config.kind.load(path, device)
     if run.warning and note:
         note(run.warning)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    made: list[Path] = []
     try:
-        partial.mkdir(parents=True)
+        partial = partial_of(out)
+        shutil.rmtree(partial, ignore_errors=True)
+        made = make_with_parents(partial)
         shipped = config.kind.exported(run, ExportWish(target, partial, name, seed))
         (partial / MARK).write_text(f'{{"of": "{config.model}", "to": "{target}"}}\n')
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        swap_in(out)
     except OSError as error:
         if isinstance(error, RunFolderError):
             raise
         raise RunFolderError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made[:1]:
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in made[1:]:
+            with suppress(OSError):  # not empty: the export stands in it
+                folder.rmdir()
     files = tuple(sorted(file for file in out.rglob("*") if file.is_file() and file.name != MARK))
     return Shipped(files, shipped.facts, shipped.next_step.replace(str(partial), str(out)))
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 QuantizedAny: TypeAlias = QuantizedLangevinMachine | QuantizedNoiseConditionalMachine
 COUPLINGS = "couplings"
 ROUNDED = "rtn"
+EVEN = ("uniform", "symmetric")
+"""Formats with evenly spaced levels."""
 
 
 def quantized_machine(
@@ -50,6 +52,11 @@ def quantized_machine(
         raise InvalidInput(
             "couplings serve two products, J phi and J^T e, and groups of columns of one are rows "
             "of the other: take --per channel"
+        )
+    if plan.format not in EVEN:
+        raise InvalidInput(
+            "couplings serve two products, J phi and J^T e, in integers, which takes evenly "
+            f"spaced levels: {plan.format} has none, take --format {' or '.join(EVEN)}"
         )
     made = _made(run, plan)
     rounded = {

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from driftwell.core.errors import InvalidInput, RunFolderError
+from driftwell.training.config import RunConfig
+from driftwell.training.folder_swap import partial_of, swap_in
 from driftwell.training.quantization_plan import QuantizationPlan
 from driftwell.training.run_folder import METRICS, RunFolder, check_free
 
@@ -128,6 +130,7 @@ def quantize_run(
             f"{path} is quantized already: quantize the run it was made of, "
             f"{run.meta[NOTED]['source']}"
         )
+    _check_finite(path, run.tensors)
     made = config.kind.quantized(run, plan)
     rows = scores(run, made) if scores else []
     pictures = {
@@ -140,22 +143,47 @@ def quantize_run(
         "source": str(path.resolve()), "plan": plan.to_json(), "skipped": made.skipped,
         "layers": [asdict(layer) for layer in made.layers], "scores": rows, **made.notes,
     }  # fmt: skip
-    folder = RunFolder.create(out, config, overwrite)
-    try:
-        if (path / METRICS).is_file():
-            shutil.copyfile(path / METRICS, out / METRICS)
-        folder.save_checkpoint(run.update, made.tensors | pictures, meta)
-    except (OSError, RunFolderError) as error:
-        folder.discard()
-        if isinstance(error, RunFolderError):
-            raise
-        raise RunFolderError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            folder.unlock()
+    _write(path, out, config, run.update, made.tensors | pictures, meta)
     before = sum(layer.float_bytes for layer in made.layers)
     after = sum(layer.nbytes for layer in made.layers)
     return QuantizedRun(out, made, rows, before, after)
+
+
+def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise InvalidInput(
+                f"{name} in the newest checkpoint of {path} holds numbers that are not finite, "
+                "which no few bits can stand for: take an earlier checkpoint, or train again"
+            )
+
+
+def _write(
+    path: Path, out: Path, config: RunConfig, update: int, tensors: dict[str, Tensor],
+    meta: dict[str, Any],
+) -> None:  # fmt: skip
+    """The new folder beside its place, then in it: a kill leaves what was there, or all of it."""
+    there = RunFolder(out, config)
+    folder: RunFolder | None = None
+    try:
+        if out.exists():
+            there.lock()
+        folder = RunFolder.create(partial_of(out), config, overwrite=True)
+        if (path / METRICS).is_file():
+            shutil.copyfile(path / METRICS, folder.path / METRICS)
+        folder.save_checkpoint(update, tensors, meta)
+        swap_in(out)
+    except BaseException as error:
+        if folder is not None:
+            folder.discard()
+        if isinstance(error, OSError) and not isinstance(error, RunFolderError):
+            raise RunFolderError(f"{out} cannot be written: {error.strerror or error}") from error
+        raise
+    finally:
+        for each in (there, folder):
+            with suppress(OSError):
+                if each is not None:
+                    each.unlock()
 
 
 def refuse_quantized(path: Path, meta: dict[str, Any], what: str) -> None:

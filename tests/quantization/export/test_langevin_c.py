@@ -122,9 +122,14 @@ def test_it_draws_what_the_simulator_draws_as_a_picture_and_as_text(tmp_path: Pa
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     draw = folder / "sample"
     data = (folder / "out.pgm").read_bytes()
-    head = b"P5\n24 4\n255\n"  # two bands of eight pictures of 2 x 3
+    head = b"P5\n105 19\n255\n"  # two bands of eight 2 x 3, pixels of 4 x 4
     assert data.startswith(head)
-    grey = torch.tensor(list(data[len(head) :])).reshape(2, 2, 8, 3).permute(0, 2, 1, 3)
+    drawn = torch.tensor(list(data[len(head) :])).reshape(19, 105)
+    assert (drawn[::9] == 96).all()
+    assert (drawn[:, ::13] == 96).all()
+    cells = drawn[1:, 1:].reshape(2, 9, 8, 13)[:, :8, :, :12].reshape(2, 2, 4, 8, 3, 4)
+    assert (cells == cells[:, :, :1, :, :, :1]).all()
+    grey = cells[:, :, 0, :, :, 0].permute(0, 2, 1, 3)
     program = langevin_program(annealed_machine(), ANNEALED, picture=picture)
     assert program.decoder is not None
     pixels = program.decoder.decode(program.sample(5, torch.arange(11)))

@@ -125,23 +125,29 @@ def _one_shift(world: _World, x: Tensor, seed: int, returned: bool) -> dict[str,
     }  # fmt: skip
 
 
-def _adaptation(seed: int, returned: bool) -> Outcome:
+@cache
+def _mean(seed: int, returned: bool) -> dict[str, float]:
+    """Means over the three shifts."""
     world = _world(seed)
     rows = [_one_shift(world, shift(world.x), seed, returned) for shift in SHIFTS.values()]
     mean = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     sent = sum(t.numel() for t in affine_parameters(world.edge).values())
     mean["share_of_parameters_sent_back"] = sent / sum(p.numel() for p in world.edge.parameters())
+    return mean
+
+
+def _adaptation(seed: int, ours: str) -> Outcome:
+    mean = _mean(seed, True)
     holds = (
-        mean["cema"] >= mean["plain"] + 0.05
-        and mean["cema"] >= mean["tent"] - 0.005
-        and mean["cema"] >= mean["statistics"] + 0.005
+        mean[ours] >= mean["plain"] + 0.05
+        and mean[ours] >= mean["tent"] - 0.005
         and mean["uploaded"] <= 0.4
     )
     return Outcome(
         holds,
         mean,
-        "mean of three shifts: accuracy >= unadapted + .05, >= Tent - .005, >= batch statistics "
-        "alone + .005, with at most 40 % of the samples uploaded",
+        "mean of three shifts: accuracy >= unadapted + .05 and >= Tent - .005, with at most 40 % "
+        "of the samples uploaded",
     )
 
 
@@ -151,13 +157,40 @@ def _adaptation(seed: int, returned: bool) -> Outcome:
     states="a device that uploads a filtered part of what it sees and gets back affine parameters "
     "adapts to blur, low contrast and brightness as well as one that minimises entropy itself",
     stated="card: unadapted + 5 points, no worse than Tent - .5 points, at most 40 % uploaded, "
-    "only affine parameters sent back. That the cloud adds half a point to batch statistics alone "
-    "was added here, since these bring most of the gain; the likeness of .3 for ten classes (the "
-    "paper's .05 is for 1000) was chosen after .4 kept 44 % with seed 0",
-    cpu_minutes=0.5,
-    control=lambda seed: _adaptation(seed, returned=False),
-    control_is="what the cloud sends back is thrown away",
+    "only affine parameters sent back. The likeness of .3 for ten classes (the paper's .05 is for "
+    "1000) was chosen after .4 uploaded 44 % with seed 0. Most of the gain is due to normalising "
+    "by the batch at hand, see cema-cloud-adds",
+    cpu_minutes=0.3,
+    control=lambda seed: _adaptation(seed, "plain"),
+    control_is="the device does not adapt",
 )
 def cloud_adaptation(seed: int) -> Outcome:
     """Three shifts of the bundled digits, 1197 samples each, none trained on."""
-    return _adaptation(seed, returned=True)
+    return _adaptation(seed, "cema")
+
+
+def _addition(seed: int, returned: bool) -> Outcome:
+    mean = _mean(seed, returned)
+    return Outcome(
+        mean["cema"] >= mean["statistics"] + 0.01 and mean["uploaded"] <= 0.4,
+        mean,
+        "mean of three shifts: accuracy >= batch statistics alone + .01, at most 40 % uploaded",
+    )
+
+
+@claim(
+    id="cema-cloud-adds",
+    paper=CEMA,
+    states="what the cloud sends back adds a point to normalising by the batch at hand",
+    stated="not in the paper: added here because batch statistics alone bring most of the gain. "
+    "The bound was half a point until seed 0 met it by a tenth of one. "
+    "Measured +.6, +.3 and +.2 points (seeds 0 to 2) at 13 to 16 % uploaded; with a likeness of "
+    ".4 it was +1.7, +.8 and +.6 at 44, 40 and 50 %",
+    cpu_minutes=0.2,
+    expected="not_reproduced",
+    control=lambda seed: _addition(seed, returned=False),
+    control_is="what the cloud sends back is thrown away",
+)
+def cloud_addition(seed: int) -> Outcome:
+    """The streams of `cloud_adaptation`, against batch statistics alone."""
+    return _addition(seed, returned=True)

@@ -101,5 +101,11 @@ def _packed(state: Mapping[str, Tensor], name: str, like: Tensor) -> Packed:
             scale = state[f"{prefix}scale"]
             levels = state.get(f"{prefix}levels", torch.arange(count).to(scale))
             grid = Grid(levels, scale, state[f"{prefix}zero"], group_size, bits)
-            return Packed(state[f"{prefix}data"], grid, columns, tuple(shape), like.dtype)
+            data, rows = state[f"{prefix}data"], like.numel() // max(columns, 1)
+            if rows * columns != like.numel() or data.shape != (rows, -(-columns * bits // 8)):
+                raise InvalidInput(
+                    f"the packed weight {name!r} is {tuple(data.shape)} bytes, which are not "
+                    f"{bits} bits for each entry of {tuple(like.shape)}"
+                )
+            return Packed(data, grid, columns, tuple(shape), like.dtype)
     raise InvalidInput(f"the stored weights lack the packed weight {name!r}")

@@ -253,8 +253,8 @@ def _describe(config: RunConfig, graph: Graph, classes: tuple[int, ...]) -> dict
 
 def _build(config: RunConfig, found: Checkpoint) -> IGNN:
     recipe: IGNNRecipe = config.recipe
-    features, classes = (len(found.tensors[f"model.{name}"]) for name in ("B", "c"))
-    return recipe.build(features, classes, config.seed)
+    features = int(found.meta["data"]["features"])  # a quantized run holds no float B to count
+    return recipe.build(features, len(found.tensors["model.c"]), config.seed)
 
 
 KIND = GraphKind()

@@ -142,7 +142,8 @@ class Kind(ABC):
             InvalidInput: a target that this kind does not have.
         """
         raise InvalidInput(
-            f"{run.path} holds a run of {self.name}, which cannot be exported to {wish.target}"
+            f"{run.path} holds a run of {self.name}, which cannot be exported to {wish.target}: "
+            "give one of nlm or deq"
         )
 
     def preset(self, name: str) -> Any:

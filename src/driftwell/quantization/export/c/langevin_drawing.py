@@ -82,6 +82,8 @@ int main(int argc, char **argv)
 DRAWING = (
     """\
 #define COLUMNS 8
+#define ENLARGE (@BIG@_WIDTH < 32 ? 4 : 1)
+#define GREY 96
 
 static uint8_t pixels[@BIG@_PIXELS];
 static uint8_t band[@BIG@_HEIGHT][COLUMNS * @BIG@_WIDTH];
@@ -105,31 +107,62 @@ static void draw_band(uint64_t seed, uint32_t first, uint32_t count, int32_t lab
     }
 }
 
+/* a line of a band: every pixel ENLARGE times, a grey one between pictures */
+static void write_line(FILE *out, int32_t y)
+{
+    uint32_t c;
+    int32_t x, again;
+    fputc(GREY, out);
+    for (c = 0; c < COLUMNS; c++) {
+        for (x = 0; x < @BIG@_WIDTH; x++) {
+            for (again = 0; again < ENLARGE; again++) {
+                fputc(y < 0 ? GREY : band[y][c * @BIG@_WIDTH + (uint32_t)x], out);
+            }
+        }
+        fputc(GREY, out);
+    }
+}
+
+static void write_band(FILE *out)
+{
+    int32_t y, again;
+    for (y = 0; y < @BIG@_HEIGHT; y++) {
+        for (again = 0; again < ENLARGE; again++) {
+            write_line(out, y);
+        }
+    }
+    write_line(out, -1);
+}
+
+static void write_text(FILE *out)
+{
+    static const char ink[] = " .:-=+*#%@";
+    int32_t y, x;
+    for (y = 0; y < @BIG@_HEIGHT; y++) {
+        for (x = 0; x < COLUMNS * @BIG@_WIDTH; x++) {
+            fputc(ink[band[y][x] * 10 / 256], out);
+            fputc(ink[band[y][x] * 10 / 256], out);
+        }
+        fputc('\\n', out);
+    }
+}
+
 /* a grey picture as a binary PGM file; to a terminal, as text */
 static void write_samples(FILE *out, uint64_t seed, uint32_t count, int32_t label)
 {
-    static const char ink[] = " .:-=+*#%@";
     const uint32_t bands = (count + COLUMNS - 1) / COLUMNS;
-    uint32_t b, x;
-    int32_t y;
+    uint32_t b;
     if (out != stdout) {
-        fprintf(out, "P5\\n%d %lu\\n255\\n", COLUMNS * @BIG@_WIDTH,
-                (unsigned long)bands * @BIG@_HEIGHT);
+        fprintf(out, "P5\\n%d %lu\\n255\\n", COLUMNS * (@BIG@_WIDTH * ENLARGE + 1) + 1,
+                (unsigned long)bands * (@BIG@_HEIGHT * ENLARGE + 1) + 1);
+        write_line(out, -1);
     }
     for (b = 0; b < bands; b++) {
         draw_band(seed, b * COLUMNS, count, label);
-        for (y = 0; y < @BIG@_HEIGHT; y++) {
-            for (x = 0; x < COLUMNS * @BIG@_WIDTH; x++) {
-                if (out != stdout) {
-                    fputc(band[y][x], out);
-                } else {
-                    fputc(ink[band[y][x] * 10 / 256], out);
-                    fputc(ink[band[y][x] * 10 / 256], out);
-                }
-            }
-            if (out == stdout) {
-                fputc('\\n', out);
-            }
+        if (out != stdout) {
+            write_band(out);
+        } else {
+            write_text(out);
         }
     }
 }
