@@ -33,6 +33,8 @@ COUPLINGS = "couplings"
 ROUNDED = "rtn"
 EVEN = ("uniform", "symmetric")
 """Formats with evenly spaced levels."""
+WHOLE = 8
+"""Bits of the integers that products take."""
 
 
 def quantized_machine(
@@ -122,7 +124,10 @@ def packed_couplings(machine: QuantizedAny) -> dict[str, Packed]:
 
 
 def _made(run: Run, plan: QuantizationPlan) -> QuantizedMachine:
-    format = None if plan.format == "uniform" and plan.per == "channel" else plan.to_format()
+    chosen = plan
+    if plan.format == "uniform" and plan.bits == WHOLE:
+        chosen = replace(plan, format="symmetric")  # affine codes less their zero need a ninth bit
+    format = None if plan.format == "uniform" and plan.per == "channel" else chosen.to_format()
     return quantize_langevin(
         run.machine, plan.bits, method=plan.to_method(), format=format, recipe=run.recipe,
         seed=plan.seed, activations="int8" if plan.activations == "int8" else "float",

@@ -72,9 +72,12 @@ def test_no_row_is_worse_than_gptq_on_any_of_the_ranges_tried() -> None:
 def test_every_stage_is_at_least_as_good_as_the_last() -> None:
     w, gram = layer(30, 24, 3)
     stages = [
-        GPTQThenCOMQ(rounds=0, then=COMQ(sweeps=sweeps, order="cyclic", fit=fit, pairs=pairs))
+        GPTQThenCOMQ(again=(), then=COMQ(sweeps=sweeps, order="cyclic", fit=fit, pairs=pairs))
         for sweeps, fit, pairs in ((1, "nothing", 0), (2, "nothing", 0), (2, "nothing", 1))
-    ] + [GPTQThenCOMQ(rounds=r, first=GPTQ(damp=0), then=COMQ(fit="zero")) for r in (0, 1, 3)]
+    ] + [
+        GPTQThenCOMQ(again=again, first=GPTQ(damp=0), then=COMQ(fit="zero"))
+        for again in ((), (1.0,), (1.0, 0.95, 1.05))
+    ]
     found: list[Tensor] = [errors(w, s.quantize(w, gram, Uniform(2)), gram) for s in stages]
     for before, after in itertools.pairwise(found[:3]):
         assert bool((after <= before * (1 + 1e-9)).all())
@@ -114,5 +117,5 @@ def test_dead_inputs_and_shapes() -> None:
 def test_what_cannot_be_is_said() -> None:
     with pytest.raises(InvalidInput, match="factors"):
         GPTQThenCOMQ(factors=())
-    with pytest.raises(InvalidInput, match="rounds"):
-        GPTQThenCOMQ(rounds=-1)
+    with pytest.raises(InvalidInput, match="positive"):
+        GPTQThenCOMQ(again=(-1.0,))

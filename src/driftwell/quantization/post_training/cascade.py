@@ -16,7 +16,8 @@ from driftwell.quantization.post_training.gptq import FRANTAR, GPTQ, Feedback, r
 from driftwell.quantization.post_training.magr import MAGR
 from driftwell.quantization.post_training.method import Method, checked, keeps_scale
 
-FACTORS = (0.55, 0.65, 0.75, 0.85, 1.0)
+FACTORS = (0.45, 0.52, 0.58, 0.64, 0.7, 0.78, 0.86, 1.0)
+AGAIN = (1.0, 0.93, 1.07, 0.97, 1.03)
 
 
 @final
@@ -31,7 +32,7 @@ class GPTQThenCOMQ(Method):
         1.  f <- the factor whose range gives GPTQ the smallest E, of all in `factors`
         2.  q <- GPTQ's codes on that range
         3.  descend: exact minima of E over scale and zero, then over one code after another
-        4.  `rounds` times: q' <- GPTQ on the fitted scale and zero, descend, keep the better
+        4.  for each factor of `again`: GPTQ on the fitted range times it, descend, keep the better
         5.  `then.pairs` turns over pairs of codes
 
     GPTQ's factor of G does not depend on the range, so one pass rounds all candidates side by
@@ -42,10 +43,10 @@ class GPTQThenCOMQ(Method):
         first: GPTQ's settings.
         then: the descent's settings. Its `fit="zero"` allows any zero, which costs nothing where
             the sum of the inputs is at hand; "whole zero" keeps zeros among whole numbers.
-        rounds: further passes of GPTQ and descent on the fitted grid, at least 0.
+        again: factors of further passes of GPTQ and descent, on the range fitted so far.
 
     Raises:
-        InvalidInput: no factors, one that is not positive, or negative `rounds`.
+        InvalidInput: no factors, or one that is not positive.
 
     Example:
         >>> from driftwell.quantization.formats import Uniform
@@ -61,14 +62,14 @@ class GPTQThenCOMQ(Method):
     factors: tuple[float, ...] = FACTORS
     first: GPTQ = field(default=GPTQ())
     then: COMQ = field(default=COMQ(sweeps=1, order="cyclic", fit="zero", pairs=2))
-    rounds: int = 1
+    again: tuple[float, ...] = AGAIN
 
     def __post_init__(self) -> None:
         """Raise on a setting that cannot be."""
-        if not self.factors or not all(f > 0 for f in self.factors):
-            raise InvalidInput(f"factors of the range are positive, not {self.factors}")
-        if self.rounds < 0:
-            raise InvalidInput(f"GPTQThenCOMQ(rounds=...) is at least 0, not {self.rounds}")
+        if not self.factors or not all(f > 0 for f in (*self.factors, *self.again)):
+            raise InvalidInput(
+                f"factors of the range are positive, not {self.factors} and {self.again}"
+            )
 
     def quantize(self, w: Tensor, gram: Tensor, format: Format) -> Quantized:
         """Codes on the best grid found."""
@@ -79,8 +80,8 @@ class GPTQThenCOMQ(Method):
         # pairs are the dearest step and wait for the end
         single, shared = replace(self.then, pairs=0), grid.scale.shape[0] == 1
         it = single.descended(matrix, gram, codes, grid, free=free)
-        for _ in range(self.rounds):
-            near = it.result(grid, w).grid
+        for factor in self.again if free else ():
+            near = it.result(grid, w).grid.shrunk(factor)
             codes, _ = round_in_turn(matrix, feedback, near)
             other = single.descended(matrix, gram, codes, near, free=free)
             it = _better(matrix, it, other, shared)
