@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from driftwell.data.detection_scenes import DetectionScenes, detection_scenes
+from driftwell.data.event_counts import EventCounts, event_counts
 from driftwell.data.generators import gaussian_mixture_ring, two_moons
 from driftwell.data.graph_generators import (
     resistor_network,
@@ -28,6 +29,7 @@ __all__ = [
     "AtanhScaling",
     "Characters",
     "DetectionScenes",
+    "EventCounts",
     "Graph",
     "ImageSet",
     "PlainScaling",
@@ -37,6 +39,7 @@ __all__ = [
     "Whitening",
     "detection_scenes",
     "edges_of",
+    "event_counts",
     "gaussian_mixture_ring",
     "generated_text",
     "load",

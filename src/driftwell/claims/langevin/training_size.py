@@ -119,7 +119,6 @@ def _copying_of_other_images(seed: int) -> Outcome:
     control=_copying_of_other_images,
     control_is="judged against images that were not trained on",
     expected="not_reproduced",
-    fast=True,
 )
 def pure_copying(seed: int) -> Outcome:
     """Five images, many samples."""
@@ -238,7 +237,6 @@ def _two_classes_as_all(seed: int) -> Outcome:
     cpu_minutes=0.5,
     control=_two_classes_as_all,
     control_is="the machine of two classes judged for all",
-    fast=True,
 )
 def class_sweep(seed: int) -> Outcome:
     """Digits 0..m for m = 1..9."""
