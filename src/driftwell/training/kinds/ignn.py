@@ -39,6 +39,7 @@ from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
+    from driftwell.training.exporting import ExportWish, Shipped
 
 _FOLDER = "planetoid"
 
@@ -183,6 +184,12 @@ class GraphKind(Kind):
     def quantized(self, run: ModelRun, plan: QuantizationPlan) -> QuantizedWeights:
         """All matrices, calibrated on the iterates of the solve for the whole graph."""
         return quantized_model(run, Inputs([graph_of(run.config)]), plan)
+
+    def exported(self, run: ModelRun, wish: ExportWish) -> Shipped:
+        """Packed weights; its sparse products have no ONNX form."""
+        from driftwell.training.shipping_onnx import ship_model
+
+        return ship_model(run, wish, graph_of(run.config).x)
 
     def scores(self, run: ModelRun, weights: QuantizedWeights | None) -> dict[str, float]:
         """Accuracy on the test nodes, and the evaluations the solve takes."""

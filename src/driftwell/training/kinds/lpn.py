@@ -36,6 +36,7 @@ from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
+    from driftwell.training.exporting import ExportWish, Shipped
     from driftwell.training.generate import Wish
 
 LAYERS = ("dense", "convolution")
@@ -222,6 +223,14 @@ class ProximalKind(Kind):
         _, noisy = _noisy(run, _network(run, run.model), images[rows], plan.seed)
         calibration = Inputs(noisy.split(PORTION), lambda model, y: _network(run, model).prox(y))
         return quantized_model(run, calibration, plan)
+
+    def exported(self, run: ModelRun, wish: ExportWish) -> Shipped:
+        """Noisy images to denoised ones."""
+        from driftwell.training.shipping_onnx import ship_model
+
+        images = training_images(run.config).images[:MOST]
+        _, noisy = _noisy(run, _network(run, run.model), images, wish.seed)
+        return ship_model(run, wish, noisy)
 
     def scores(self, run: ModelRun, weights: QuantizedWeights | None) -> dict[str, float]:
         """Peak signal-to-noise ratio of noisy held-out images after the operator, decibels."""
