@@ -1,6 +1,7 @@
 """Training networks whose weights or activations are quantized."""
 
 from driftwell.quantization.training_aware.activations import BinaryActivation, QuantizedReLU, Sign
+from driftwell.quantization.training_aware.adaptive_step import AdaptiveStepQuantizer, StepAdapter
 from driftwell.quantization.training_aware.binary_relax import Relaxation, Relaxed
 from driftwell.quantization.training_aware.binary_teacher import BinaryTeacher
 from driftwell.quantization.training_aware.blended import BlendedCoarseGradient
@@ -9,7 +10,13 @@ from driftwell.quantization.training_aware.coarse_gradient import (
     coarse_gradient_alignment,
     descent_test,
 )
+from driftwell.quantization.training_aware.distillation import AffinityDistillation, faqd_loss
+from driftwell.quantization.training_aware.feature_affinity import (
+    feature_affinity,
+    feature_affinity_loss,
+)
 from driftwell.quantization.training_aware.lbw import LowBitWidth, shift_product
+from driftwell.quantization.training_aware.learned_grid import LearnedClipWeight
 from driftwell.quantization.training_aware.learned_relu_step import (
     ExactStep,
     LearnedStepReLU,
@@ -17,6 +24,11 @@ from driftwell.quantization.training_aware.learned_relu_step import (
     StepDerivative,
     ThreeValuedStep,
     half_normal_step,
+)
+from driftwell.quantization.training_aware.learned_step import (
+    LearnedStep,
+    LearnedStepQuantizer,
+    LearnedStepWeight,
 )
 from driftwell.quantization.training_aware.quantized_weights import (
     FakeQuantized,
@@ -33,6 +45,7 @@ from driftwell.quantization.training_aware.recurrence import (
     VisitCounter,
     Visits,
 )
+from driftwell.quantization.training_aware.shifted_products import shifted_products
 from driftwell.quantization.training_aware.straight_through import (
     ClippedReLUSTE,
     ClippedSTE,
@@ -42,8 +55,11 @@ from driftwell.quantization.training_aware.straight_through import (
     StraightThrough,
     through,
 )
+from driftwell.quantization.training_aware.threshold_ternary import ThresholdTernary
 
 __all__ = [
+    "AdaptiveStepQuantizer",
+    "AffinityDistillation",
     "Best",
     "BestIterate",
     "BinaryActivation",
@@ -55,7 +71,11 @@ __all__ = [
     "ExactStep",
     "FakeQuantized",
     "IdentitySTE",
+    "LearnedClipWeight",
+    "LearnedStep",
+    "LearnedStepQuantizer",
     "LearnedStepReLU",
+    "LearnedStepWeight",
     "LogTailedSTE",
     "LowBitWidth",
     "QuantizedReLU",
@@ -65,19 +85,25 @@ __all__ = [
     "SaturatedStep",
     "SeenWeight",
     "Sign",
+    "StepAdapter",
     "StepDerivative",
     "StraightThrough",
     "TailAverage",
     "ThreeValuedStep",
+    "ThresholdTernary",
     "VisitCounter",
     "Visits",
     "WeightQuantizer",
     "coarse_gradient_alignment",
     "descent_test",
+    "faqd_loss",
+    "feature_affinity",
+    "feature_affinity_loss",
     "half_normal_step",
     "hardened",
     "quantization_aware",
     "seen_weights",
     "shift_product",
+    "shifted_products",
     "through",
 ]
