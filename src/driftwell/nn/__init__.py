@@ -8,6 +8,7 @@ from driftwell.nn.normalized import (
     SpectralBound,
     project_l1_ball,
 )
+from driftwell.nn.rotary import RotaryEmbedding, cluster_geometry
 from driftwell.nn.variational_dropout import VariationalDropout
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "MonotoneLayer",
     "PowerSpectralBound",
     "Prox",
+    "RotaryEmbedding",
     "RowSumBound",
     "SoftThreshold",
     "SpectralBound",
     "VariationalDropout",
+    "cluster_geometry",
     "project_l1_ball",
 ]

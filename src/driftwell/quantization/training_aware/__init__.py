@@ -2,13 +2,25 @@
 
 from driftwell.quantization.training_aware.activations import BinaryActivation, QuantizedReLU, Sign
 from driftwell.quantization.training_aware.adaptive_step import AdaptiveStepQuantizer, StepAdapter
+from driftwell.quantization.training_aware.binary_layers import BinaryEmbedding, BinaryLinear
 from driftwell.quantization.training_aware.binary_relax import Relaxation, Relaxed
 from driftwell.quantization.training_aware.binary_teacher import BinaryTeacher
+from driftwell.quantization.training_aware.binary_transformer import BinaryTransformer, Trace
 from driftwell.quantization.training_aware.blended import BlendedCoarseGradient
+from driftwell.quantization.training_aware.boolean_attention import (
+    BooleanAttention,
+    SignedSoftmaxAttention,
+    SoftmaxAttention,
+    attention_entropy,
+)
 from driftwell.quantization.training_aware.coarse_gradient import (
     DescentTest,
     coarse_gradient_alignment,
     descent_test,
+)
+from driftwell.quantization.training_aware.direction_matching import (
+    DirectionMatching,
+    direction_distance,
 )
 from driftwell.quantization.training_aware.distillation import AffinityDistillation, faqd_loss
 from driftwell.quantization.training_aware.feature_affinity import (
@@ -29,6 +41,12 @@ from driftwell.quantization.training_aware.learned_step import (
     LearnedStep,
     LearnedStepQuantizer,
     LearnedStepWeight,
+)
+from driftwell.quantization.training_aware.popcount import (
+    PackedSigns,
+    PopcountLinear,
+    boolean_product,
+    sign_product,
 )
 from driftwell.quantization.training_aware.quantized_weights import (
     FakeQuantized,
@@ -63,11 +81,16 @@ __all__ = [
     "Best",
     "BestIterate",
     "BinaryActivation",
+    "BinaryEmbedding",
+    "BinaryLinear",
     "BinaryTeacher",
+    "BinaryTransformer",
     "BlendedCoarseGradient",
+    "BooleanAttention",
     "ClippedReLUSTE",
     "ClippedSTE",
     "DescentTest",
+    "DirectionMatching",
     "ExactStep",
     "FakeQuantized",
     "IdentitySTE",
@@ -78,6 +101,8 @@ __all__ = [
     "LearnedStepWeight",
     "LogTailedSTE",
     "LowBitWidth",
+    "PackedSigns",
+    "PopcountLinear",
     "QuantizedReLU",
     "ReLUSTE",
     "Relaxation",
@@ -85,17 +110,23 @@ __all__ = [
     "SaturatedStep",
     "SeenWeight",
     "Sign",
+    "SignedSoftmaxAttention",
+    "SoftmaxAttention",
     "StepAdapter",
     "StepDerivative",
     "StraightThrough",
     "TailAverage",
     "ThreeValuedStep",
     "ThresholdTernary",
+    "Trace",
     "VisitCounter",
     "Visits",
     "WeightQuantizer",
+    "attention_entropy",
+    "boolean_product",
     "coarse_gradient_alignment",
     "descent_test",
+    "direction_distance",
     "faqd_loss",
     "feature_affinity",
     "feature_affinity_loss",
@@ -105,5 +136,6 @@ __all__ = [
     "seen_weights",
     "shift_product",
     "shifted_products",
+    "sign_product",
     "through",
 ]
