@@ -18,7 +18,8 @@ def run(options: argparse.Namespace) -> int:
     """Write a run's model for use elsewhere and say what was written; the exit status."""
     path, out = Path(options.run).expanduser(), Path(options.out).expanduser()
     config = RunFolder.open(path).config
-    use_machine(options.threads or config.threads, config.precision)
+    threads = config.threads if options.threads is None else options.threads
+    use_machine(threads, config.precision)
     shipped = export_run(
         path, out, options.to, name=options.name, seed=options.seed, overwrite=options.overwrite,
         device=options.device, note=note,

@@ -22,7 +22,8 @@ def run(options: argparse.Namespace) -> int:
     path, out = Path(options.run).expanduser(), Path(options.out).expanduser()
     config = RunFolder.open(path).config
     plan = plan_of(options, config.kind.activations)
-    use_machine(options.threads or config.threads, config.precision)
+    threads = config.threads if options.threads is None else options.threads
+    use_machine(threads, config.precision)
     made = quantize_run(
         path, out, plan, overwrite=options.overwrite, device=options.device,
         scores=None if options.no_scores else scores_of(plan, note),

@@ -15,7 +15,7 @@ from tests.quantization.edge.test_newton_control import curved_model, exact_mode
 from torch import Tensor, nn
 
 from driftwell.core.errors import InvalidInput
-from driftwell.quantization.edge.closed_loop import Run, track
+from driftwell.quantization.edge.closed_loop import ControlRun, track
 from driftwell.quantization.edge.newton_control import NewtonPredictiveControl
 from driftwell.quantization.edge.newton_control_c import (
     CompiledControl,
@@ -49,7 +49,7 @@ def controller() -> NewtonPredictiveControl:
 
 
 @cache
-def run_of() -> Run:
+def run_of() -> ControlRun:
     reference = torch.cat(
         [sinusoid(60, amplitude=0.8, samples=60.0), staircase((0.5, -0.5), samples=30)]
     )

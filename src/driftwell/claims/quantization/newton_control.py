@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from driftwell.claims.registry import Outcome, claim
-from driftwell.quantization.edge.closed_loop import Run, track
+from driftwell.quantization.edge.closed_loop import ControlRun, track
 from driftwell.quantization.edge.newton_control import NN4MC, NewtonPredictiveControl
 from driftwell.quantization.edge.newton_control_c import (
     CompiledControl,
@@ -67,17 +67,17 @@ def _control(model: StepModel) -> NewtonPredictiveControl:
 
 
 @cache
-def _tuned(name: str, farthest: int = 0) -> Run:
+def _tuned(name: str, farthest: int = 0) -> ControlRun:
     """The run of the PID that tracks best: tuned on the plant and on the very reference it is
     judged on, and on how many samples early it reads that, up to `farthest`.
     """
     reference = REFERENCES[name]
 
-    def run(pid: PID, early: int) -> Run:
+    def run(pid: PID, early: int) -> ControlRun:
         shifted = torch.cat([reference[early:], reference[-1].expand(early)])
         return replace(track(pid, PLANT, shifted), reference=reference)
 
-    def best(pid: PID) -> Run:
+    def best(pid: PID) -> ControlRun:
         early = (0, 1, 2, 4, 6) if farthest else (0,)
         return min((run(pid, e) for e in early if e <= farthest), key=lambda found: found.error)
 
@@ -85,7 +85,7 @@ def _tuned(name: str, farthest: int = 0) -> Run:
     return best(tune_pid(start, lambda pid: best(pid).error))
 
 
-def _run(model: StepModel, name: str, preview: bool = True) -> Run:
+def _run(model: StepModel, name: str, preview: bool = True) -> ControlRun:
     reference = REFERENCES[name]
     return track(_control(model), PLANT, reference, horizon=HORIZON, preview=preview)
 

@@ -1,6 +1,6 @@
 """Learning, adapting and controlling on small devices."""
 
-from driftwell.quantization.edge.closed_loop import Run, track
+from driftwell.quantization.edge.closed_loop import ControlRun, track
 from driftwell.quantization.edge.cloud_adaptation import (
     AdaptationSettings,
     CloudAdapter,
@@ -42,6 +42,7 @@ __all__ = [
     "CloudAdapter",
     "CompiledControl",
     "ControlReport",
+    "ControlRun",
     "ControlState",
     "FilterState",
     "HalfDescent",
@@ -53,7 +54,6 @@ __all__ = [
     "NearestRounding",
     "NewtonPredictiveControl",
     "Product",
-    "Run",
     "SampleFilter",
     "StepModel",
     "StochasticRounding",

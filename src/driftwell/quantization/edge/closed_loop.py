@@ -30,7 +30,7 @@ class Controller(Protocol[State]):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Run:
+class ControlRun:
     """What happened in a closed loop.
 
     Attributes:
@@ -39,7 +39,7 @@ class Run:
         reference: r_0 .. r_T, (T + 1,).
 
     Example:
-        >>> Run(torch.zeros(3), torch.zeros(2), torch.ones(3)).error
+        >>> ControlRun(torch.zeros(3), torch.zeros(2), torch.ones(3)).error
         1.0
     """
 
@@ -60,7 +60,7 @@ def track(
     *,
     horizon: int = 1,
     preview: bool = True,
-) -> Run:
+) -> ControlRun:
     """Run a controller on a plant that starts at rest.
 
     Args:
@@ -98,6 +98,6 @@ def track(
             raise InvalidInput(f"the plant left all bounds at sample {k} under input {u}")
         outputs.append(place[0])
         inputs.append(u)
-    return Run(
+    return ControlRun(
         torch.tensor(outputs, dtype=torch.float64), torch.tensor(inputs, dtype=torch.float64), r
     )

@@ -56,7 +56,7 @@ def export_training_c(
         fast_bytes: memory that the tiles of a product fit.
 
     Returns:
-        rom_bytes: of the weights to begin with; ram_bytes: of all arrays; macs: of a step.
+        the bytes of the weights to begin with and of all arrays, and the operations of a step.
 
     Raises:
         InvalidInput: before anything is written, what cannot be carried or does not fit together.

@@ -16,7 +16,7 @@ from driftwell.quantization.edge.training_steps import (
     TrainingProgram,
     Window,
 )
-from driftwell.quantization.export.c.graph import Graph, Step, trace
+from driftwell.quantization.export.c.graph import TracedGraph, TracedStep, trace
 
 CARRIED = (
     nn.Linear, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
@@ -98,7 +98,7 @@ def _is_carried(module: nn.Module) -> bool:
     return type(module).__module__.split(".")[0] != "torch" and not list(module.parameters())
 
 
-def _shapes(graph: Graph, model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Shape]:
+def _shapes(graph: TracedGraph, model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Shape]:
     """Shape of every value of one sample, without the batch."""
     parameter = next(model.parameters(), torch.zeros(()))
     try:
@@ -129,7 +129,7 @@ class _Lowering:
         """The value behind reshapes."""
         return self.same.get(name, name)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: TracedStep) -> None:
         """Take one step more."""
         if step.kind == "reshape":
             self.same[step.name] = self.value(step.inputs[0])
@@ -140,7 +140,7 @@ class _Lowering:
         else:
             self.operations.append(found)
 
-    def _read(self, step: Step) -> TrainingOperation | str:
+    def _read(self, step: TracedStep) -> TrainingOperation | str:
         """The operation of a step, or what is wrong with it."""
         inputs = tuple(self.value(name) for name in step.inputs)
         shape = self.shapes[step.inputs[0]]
@@ -168,7 +168,7 @@ class _Lowering:
 Found = dict[str, Any] | str
 
 
-def _activation(step: Step) -> str | None:
+def _activation(step: TracedStep) -> str | None:
     if step.kind == "clamp" and step.limits == (0.0, torch.inf):
         return "relu"
     return step.called if step.kind == "elementwise" and step.called in ACTIVATIONS else None

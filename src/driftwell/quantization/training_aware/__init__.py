@@ -5,7 +5,7 @@ from driftwell.quantization.training_aware.adaptive_step import AdaptiveStepQuan
 from driftwell.quantization.training_aware.binary_layers import BinaryEmbedding, BinaryLinear
 from driftwell.quantization.training_aware.binary_relax import Relaxation, Relaxed
 from driftwell.quantization.training_aware.binary_teacher import BinaryTeacher
-from driftwell.quantization.training_aware.binary_transformer import BinaryTransformer, Trace
+from driftwell.quantization.training_aware.binary_transformer import BinaryTransformer, LayerTrace
 from driftwell.quantization.training_aware.blended import BlendedCoarseGradient
 from driftwell.quantization.training_aware.boolean_attention import (
     BooleanAttention,
@@ -94,6 +94,7 @@ __all__ = [
     "ExactStep",
     "FakeQuantized",
     "IdentitySTE",
+    "LayerTrace",
     "LearnedClipWeight",
     "LearnedStep",
     "LearnedStepQuantizer",
@@ -118,7 +119,6 @@ __all__ = [
     "TailAverage",
     "ThreeValuedStep",
     "ThresholdTernary",
-    "Trace",
     "VisitCounter",
     "Visits",
     "WeightQuantizer",

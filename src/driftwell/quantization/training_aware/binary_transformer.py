@@ -24,12 +24,12 @@ from driftwell.quantization.training_aware.boolean_attention import (
     keep_of,
 )
 
-__all__ = ["BinaryTransformer", "Trace"]
+__all__ = ["BinaryTransformer", "LayerTrace"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Trace:
+class LayerTrace:
     """What went on inside a transformer: what a student compares with its teacher.
 
     Attributes:
@@ -127,7 +127,7 @@ class BinaryTransformer(nn.Module):
         """Tokens (B, T) int64 -> logits (B, classes); `keep` (B, T) bool leaves out padding."""
         return self.trace(tokens, keep).logits
 
-    def trace(self, tokens: Tensor, keep: Tensor | None = None) -> Trace:
+    def trace(self, tokens: Tensor, keep: Tensor | None = None) -> LayerTrace:
         """The same with what went on inside.
 
         Raises:
@@ -147,7 +147,7 @@ class BinaryTransformer(nn.Module):
             x, *attended = block(x, keys)
             inside.append((*attended, x))
         q, k, v, weights, hidden = zip(*inside, strict=True)
-        return Trace(self.head(self.norm(x[:, 0])), q, k, v, weights, hidden, keep)
+        return LayerTrace(self.head(self.norm(x[:, 0])), q, k, v, weights, hidden, keep)
 
 
 @final

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
 from driftwell.quantization.training_aware.binary_layers import BIBERT
-from driftwell.quantization.training_aware.binary_transformer import Trace
+from driftwell.quantization.training_aware.binary_transformer import LayerTrace
 
 __all__ = ["DirectionMatching", "direction_distance"]
 
@@ -62,7 +62,7 @@ class DirectionMatching:
         if not all(0.0 <= weight < math.inf for weight in weights):
             raise InvalidInput(f"matching, soft and hard are weights of 0 or more, not {weights}")
 
-    def __call__(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+    def __call__(self, student: LayerTrace, teacher: LayerTrace, labels: Tensor) -> Tensor:
         """The loss; nothing flows into the teacher. Labels are (B,) int64."""
         loss = self.soft * _soft_cross_entropy(student.logits, teacher.logits.detach())
         loss = loss + self.hard * F.cross_entropy(student.logits, labels)
@@ -101,7 +101,7 @@ def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return distance
 
 
-def _directions(student: Trace, teacher: Trace) -> Tensor:
+def _directions(student: LayerTrace, teacher: LayerTrace) -> Tensor:
     if len(student.hidden) != len(teacher.hidden) or not student.keep.equal(teacher.keep):
         raise InvalidInput("student and teacher have as many blocks and see the same tokens")
     keep = student.keep.to(student.logits.dtype)

@@ -31,7 +31,7 @@ def shifted_products(x: Tensor, weight: Quantized, fraction: int = 8) -> tuple[T
         fraction: bits after the point of sqrt(2) x, 0 to 30.
 
     Returns:
-        Integers (B, R) int64 and units (R,): integers * units is x what^T.
+        Sums (B, R) int64 and units (R,): integers * units is x what^T.
 
     Raises:
         InvalidInput: x is not integer or does not fit, levels that are other numbers, or a scale

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from driftwell.core.errors import InvalidInput
 
-Integers = TypeVar("Integers", int, Tensor)
+WholeNumbers = TypeVar("WholeNumbers", int, Tensor)
 """A Python integer, or a tensor of int64."""
 
 TABLE_KNOTS = 257
@@ -99,7 +99,7 @@ def requantize(acc: int | Tensor, multiplier: int | Tensor, shift: int | Tensor)
     return saturate(shift_round(acc * int(multiplier), 31 - int(shift)), 32)
 
 
-def saturate(value: Integers, bits: int) -> Integers:
+def saturate(value: WholeNumbers, bits: int) -> WholeNumbers:
     """`value` within the signed numbers of so many bits.
 
     Example:

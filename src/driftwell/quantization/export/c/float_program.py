@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from driftwell.core.errors import InvalidInput
-from driftwell.quantization.export.c.graph import Step, trace
+from driftwell.quantization.export.c.graph import TracedStep, trace
 
 ACTIVATIONS: dict[str, tuple[str, str]] = {
     "": ("u", "1.0f"),
@@ -153,13 +153,13 @@ def lower_float(model: nn.Module, *, name: str = "network") -> FloatProgram:
     return FloatProgram(name, tuple(layers))
 
 
-def _is_carried(step: Step) -> bool:
+def _is_carried(step: TracedStep) -> bool:
     if step.kind == "clamp":
         return step.limits == (0.0, float("inf"))
     return step.kind == "linear" or (step.kind == "elementwise" and step.called in ACTIVATIONS)
 
 
-def _layer(step: Step) -> FloatLayer:
+def _layer(step: TracedStep) -> FloatLayer:
     weight, bias = getattr(step.module, "weight", None), getattr(step.module, "bias", None)
     if not isinstance(weight, Tensor) or not bool(torch.isfinite(weight).all()):
         raise InvalidInput(f"{step.name} has no finite weight to write as C")

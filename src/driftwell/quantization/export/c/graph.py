@@ -70,7 +70,7 @@ BINARY = {"add": "add", "iadd": "add", "sub": "subtract", "isub": "subtract", "m
 
 @final
 @dataclass(frozen=True, eq=False)
-class Step:
+class TracedStep:
     """One operator of a model.
 
     Attributes:
@@ -94,7 +94,7 @@ class Step:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Graph:
+class TracedGraph:
     """A traced model.
 
     Attributes:
@@ -107,17 +107,17 @@ class Graph:
     """
 
     traced: fx.GraphModule
-    steps: tuple[Step, ...]
+    steps: tuple[TracedStep, ...]
     inputs: tuple[str, ...]
     output: str
     users: dict[str, tuple[str, ...]]
-    inner: dict[str, Graph]
+    inner: dict[str, TracedGraph]
 
-    def step(self, name: str) -> Step | None:
+    def step(self, name: str) -> TracedStep | None:
         """The step of that name; None for an input."""
         return next((step for step in self.steps if step.name == name), None)
 
-    def only_user(self, name: str) -> Step | None:
+    def only_user(self, name: str) -> TracedStep | None:
         """The one step that takes this result, or None if there are several or it is returned."""
         users = self.users.get(name, ())
         return self.step(users[0]) if len(users) == 1 and name != self.output else None
@@ -128,7 +128,7 @@ class _Tracer(fx.Tracer):
         return _kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module) -> Graph:
+def trace(model: nn.Module) -> TracedGraph:
     """The steps of a model, found by symbolic tracing.
 
     Raises:
@@ -145,7 +145,7 @@ def trace(model: nn.Module) -> Graph:
     return graph
 
 
-def _read(model: nn.Module) -> tuple[Graph, list[str]]:
+def _read(model: nn.Module) -> tuple[TracedGraph, list[str]]:
     """The graph of what can be carried, and the names of what cannot."""
     if _kind(model) is not None:
         model = nn.Sequential(model).train(model.training)
@@ -160,7 +160,7 @@ def _read(model: nn.Module) -> tuple[Graph, list[str]]:
     traced.graph.eliminate_dead_code()  # such as the last state, which nobody reads
     traced.recompile()
     steps, inputs, refused, output = [], [], [], ""
-    inner: dict[str, Graph] = {}
+    inner: dict[str, TracedGraph] = {}
     renamed: dict[str, str] = {}
     for node in traced.graph.nodes:
         names = tuple(renamed.get(n.name, n.name) for n in node.all_input_nodes)
@@ -183,7 +183,7 @@ def _read(model: nn.Module) -> tuple[Graph, list[str]]:
     for step in steps:
         for name in dict.fromkeys(step.inputs):
             users[name] = (*users.get(name, ()), step.name)
-    return Graph(traced, tuple(steps), tuple(inputs), output, users, inner), refused
+    return TracedGraph(traced, tuple(steps), tuple(inputs), output, users, inner), refused
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -192,7 +192,7 @@ def _kind(module: nn.Module) -> str | None:
     return MODULES.get(type(module))
 
 
-def _step(node: fx.Node, names: tuple[str, ...], traced: fx.GraphModule) -> Step | None:
+def _step(node: fx.Node, names: tuple[str, ...], traced: fx.GraphModule) -> TracedStep | None:
     if node.op == "call_module":
         return _module_step(node.name, traced.get_submodule(str(node.target)), names)
     if node.op not in ("call_function", "call_method"):
@@ -202,42 +202,46 @@ def _step(node: fx.Node, names: tuple[str, ...], traced: fx.GraphModule) -> Step
     if called == "getitem":
         return _picked(node, names)
     if called == "dropout":
-        return Step(node.name, "same", names)
+        return TracedStep(node.name, "same", names)
     if called in RESHAPES:
-        return Step(node.name, "reshape", names)
+        return TracedStep(node.name, "reshape", names)
     if called in ("relu", "relu6"):
-        return Step(node.name, "clamp", names, limits=(0.0, 6.0 if "6" in called else torch.inf))
+        return TracedStep(
+            node.name, "clamp", names, limits=(0.0, 6.0 if "6" in called else torch.inf)
+        )
     if called in BINARY and len(names) == 2 and not node.kwargs:
-        return Step(node.name, BINARY[called], names)
+        return TracedStep(node.name, BINARY[called], names)
     scalar = called in BINARY or called == "truediv"
     if len(names) == 1 and (called in ELEMENTWISE_NAMES or (scalar and len(node.args) == 2)):
         plain = called if len(node.args) == 1 and not node.kwargs else ""
-        return Step(node.name, "elementwise", names, function=_frozen_call(node), called=plain)
+        return TracedStep(
+            node.name, "elementwise", names, function=_frozen_call(node), called=plain
+        )
     return None
 
 
-def _module_step(name: str, module: nn.Module, inputs: tuple[str, ...]) -> Step | None:
+def _module_step(name: str, module: nn.Module, inputs: tuple[str, ...]) -> TracedStep | None:
     kind = _kind(module)
     if kind is None:
         return None
     if kind == "elementwise":
         default = repr(module) == repr(type(module)())
         called = type(module).__name__.lower() if default else ""
-        return Step(name, kind, inputs, function=module, called=called)
+        return TracedStep(name, kind, inputs, function=module, called=called)
     if isinstance(module, nn.Hardtanh):
-        return Step(name, kind, inputs, limits=(float(module.min_val), float(module.max_val)))
+        return TracedStep(name, kind, inputs, limits=(float(module.min_val), float(module.max_val)))
     if kind == "clamp":
-        return Step(name, kind, inputs, limits=(0.0, torch.inf))
-    return Step(name, kind, inputs, module)
+        return TracedStep(name, kind, inputs, limits=(0.0, torch.inf))
+    return TracedStep(name, kind, inputs, module)
 
 
-def _picked(node: fx.Node, names: tuple[str, ...]) -> Step | None:
+def _picked(node: fx.Node, names: tuple[str, ...]) -> TracedStep | None:
     """`outputs, state = gru(x)`: the outputs; and `outputs[:, -1]`: the step that ends them."""
     place = node.args[1]
     if place == 0:
-        return Step(node.name, "first", names)
+        return TracedStep(node.name, "first", names)
     if place == (slice(None, None, None), -1):
-        return Step(node.name, "last", names)
+        return TracedStep(node.name, "last", names)
     return None
 
 

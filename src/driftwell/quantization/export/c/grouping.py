@@ -7,7 +7,7 @@ from typing import final
 
 from torch import nn
 
-from driftwell.quantization.export.c.graph import Graph, Step
+from driftwell.quantization.export.c.graph import TracedGraph, TracedStep
 
 
 @final
@@ -24,14 +24,14 @@ class Group:
         last: name of the group's result.
     """
 
-    first: Step
+    first: TracedStep
     normalize: nn.Module | None
     addend: str | None
     raw: str
-    ending: Step | None
+    ending: TracedStep | None
     last: str
 
-    def members(self, graph: Graph) -> set[str]:
+    def members(self, graph: TracedGraph) -> set[str]:
         """Names of the steps it stands for."""
         found, name = {self.first.name}, self.first.name
         while name != self.last:
@@ -43,7 +43,7 @@ class Group:
         return found
 
 
-def group_of(graph: Graph, first: Step) -> Group:
+def group_of(graph: TracedGraph, first: TracedStep) -> Group:
     """The group that a product begins."""
     name, normalize, addend, ending = first.name, None, None, None
     follower = graph.only_user(name)
@@ -60,7 +60,7 @@ def group_of(graph: Graph, first: Step) -> Group:
     return Group(first, normalize, addend, raw, ending, name)
 
 
-def _is_last_term(graph: Graph, sum_: Step, name: str) -> bool:
+def _is_last_term(graph: TracedGraph, sum_: TracedStep, name: str) -> bool:
     """Whether `name`, a product of a matrix, is the sum's one product, or its later one."""
     if len(set(sum_.inputs)) < 2:
         return False
@@ -69,7 +69,7 @@ def _is_last_term(graph: Graph, sum_: Step, name: str) -> bool:
     return name == max(candidates, key=order.index, default="")
 
 
-def _ends_product(graph: Graph, name: str) -> bool:
+def _ends_product(graph: TracedGraph, name: str) -> bool:
     step = graph.step(name)
     if step is not None and step.kind == "normalize":
         step = graph.step(step.inputs[0])

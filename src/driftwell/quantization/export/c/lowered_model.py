@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from driftwell.core.errors import InvalidInput
 from driftwell.quantization.export.c.equilibrium import traceable
-from driftwell.quantization.export.c.graph import Graph, trace
+from driftwell.quantization.export.c.graph import TracedGraph, trace
 from driftwell.quantization.export.c.lowering import Lowering
 from driftwell.quantization.export.c.program import Buffer, IntegerProgram
 from driftwell.quantization.export.c.ranges import observe, range_of
@@ -80,7 +80,7 @@ def lower(
     return IntegerProgram(name, tuple(buffers.values()), operations, into.name, out.name)
 
 
-def _input(graph: Graph, calibration: Tensor, lead: int) -> Buffer:
+def _input(graph: TracedGraph, calibration: Tensor, lead: int) -> Buffer:
     """The buffer a caller fills: 8 bits, or 16 for tokens."""
     span = range_of(calibration, "the calibration data", lead)
     users = [graph.step(name) for name in graph.users.get(graph.inputs[0], ())]

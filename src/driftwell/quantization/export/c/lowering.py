@@ -9,7 +9,7 @@ from typing import final
 from torch import Tensor, nn
 
 from driftwell.core.errors import InvalidInput
-from driftwell.quantization.export.c.graph import Graph
+from driftwell.quantization.export.c.graph import TracedGraph
 from driftwell.quantization.export.c.program import Buffer, Operation
 from driftwell.quantization.export.c.ranges import Observed, Range
 from driftwell.quantization.export.c.weights import IntegerWeights
@@ -33,7 +33,7 @@ class Lowering:
         others: buffers that hold no result of the graph.
     """
 
-    graph: Graph
+    graph: TracedGraph
     observed: Observed
     weigh: Weigh
     prefix: str = "step_"
@@ -88,6 +88,6 @@ class Lowering:
         return {buffer.name: buffer for buffer in (*self.buffers.values(), *self.others)}
 
 
-def _is_product(graph: Graph, name: str) -> bool:
+def _is_product(graph: TracedGraph, name: str) -> bool:
     step = graph.step(name)
     return step is not None and step.kind == "linear" and graph.only_user(name) is not None

@@ -13,7 +13,7 @@ from driftwell.quantization.export.c.addition import Align
 from driftwell.quantization.export.c.arithmetic import interpolated_table
 from driftwell.quantization.export.c.convolution import Convolution, window_of
 from driftwell.quantization.export.c.dense import Dense, Ending
-from driftwell.quantization.export.c.graph import Elementwise, Step
+from driftwell.quantization.export.c.graph import Elementwise, TracedStep
 from driftwell.quantization.export.c.grouping import Group
 from driftwell.quantization.export.c.lowering import Lowering
 from driftwell.quantization.export.c.program import Buffer
@@ -164,7 +164,7 @@ def ending_of(lowering: Lowering, group: Group, steps: Tensor) -> tuple[Buffer, 
     return out, Ending(out.zero, table=table), steps / fine
 
 
-def clamp_of(step: Step, buffer: Buffer) -> tuple[int, int]:
+def clamp_of(step: TracedStep, buffer: Buffer) -> tuple[int, int]:
     """Limits of a clamp as 8-bit numbers."""
     low, high = (limit / buffer.scale + buffer.zero for limit in step.limits)
     return round(min(max(low, -128), 127)), round(max(min(high, 127), -128))

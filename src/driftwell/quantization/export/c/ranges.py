@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from driftwell.core.errors import InvalidInput
-from driftwell.quantization.export.c.graph import Graph
+from driftwell.quantization.export.c.graph import TracedGraph
 from driftwell.quantization.export.c.program import Buffer
 from driftwell.quantization.export.c.settling import Settling
 
@@ -59,7 +59,7 @@ class Observed:
         return Observed(ranges, inside)
 
 
-def observe(graph: Graph, *inputs: Tensor, lead: int = 1) -> Observed:
+def observe(graph: TracedGraph, *inputs: Tensor, lead: int = 1) -> Observed:
     """The range of every result of a model on a batch.
 
     Args:
@@ -77,7 +77,7 @@ def observe(graph: Graph, *inputs: Tensor, lead: int = 1) -> Observed:
 
 
 class _Recorder(fx.Interpreter):
-    def __init__(self, graph: Graph, lead: int) -> None:
+    def __init__(self, graph: TracedGraph, lead: int) -> None:
         super().__init__(graph.traced)
         self.record, self.lead = graph, lead
         self.leads: dict[str, int] = {}
@@ -104,7 +104,7 @@ class _Recorder(fx.Interpreter):
         return found
 
 
-def _observe_settling(graph: Graph, module: Settling, x: Tensor) -> Observed:
+def _observe_settling(graph: TracedGraph, module: Settling, x: Tensor) -> Observed:
     """Ranges over all iterations; the result's is also that of the state."""
     z = x.new_zeros(len(x), *module.shape)
     found = observe(graph, z, x)

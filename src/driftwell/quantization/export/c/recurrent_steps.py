@@ -7,7 +7,7 @@ from torch import nn
 
 from driftwell.core.errors import InvalidInput
 from driftwell.quantization.export.c.dense import Dense
-from driftwell.quantization.export.c.graph import Step
+from driftwell.quantization.export.c.graph import TracedStep
 from driftwell.quantization.export.c.lowering import Lowering
 from driftwell.quantization.export.c.products import Product
 from driftwell.quantization.export.c.program import Buffer
@@ -18,7 +18,7 @@ from driftwell.quantization.modules import Recurrent, RecurrentCell
 KINDS: dict[str, Kind] = {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
 
 
-def lower_recurrent(lowering: Lowering, step: Step) -> None:
+def lower_recurrent(lowering: Lowering, step: TracedStep) -> None:
     """All layers, each with its own state."""
     module = step.module
     net = Recurrent.from_float(module) if isinstance(module, nn.RNNBase) else module

@@ -14,7 +14,7 @@ from driftwell.quantization.export.c.addition import Combine
 from driftwell.quantization.export.c.arithmetic import lookup_table
 from driftwell.quantization.export.c.convolution import Window, window_of
 from driftwell.quantization.export.c.gathering import Gather
-from driftwell.quantization.export.c.graph import Step
+from driftwell.quantization.export.c.graph import TracedStep
 from driftwell.quantization.export.c.grouping import Group, group_of
 from driftwell.quantization.export.c.lookup import Lookup
 from driftwell.quantization.export.c.lowering import Lowering
@@ -43,7 +43,7 @@ def lower_graph(lowering: Lowering) -> Buffer:
     return lowering.buffers[lowering.graph.output]
 
 
-def lower_elementwise(lowering: Lowering, step: Step) -> None:
+def lower_elementwise(lowering: Lowering, step: TracedStep) -> None:
     """A function of its own, as a table of 256."""
     into = lowering.source(step.inputs[0])
     out = lowering.new(lowering.range(step.name).bytes_buffer(step.name), step.name)
@@ -59,7 +59,7 @@ def lower_elementwise(lowering: Lowering, step: Step) -> None:
     )
 
 
-def lower_normalize(lowering: Lowering, step: Step) -> None:
+def lower_normalize(lowering: Lowering, step: TracedStep) -> None:
     """Refuse a normalisation that follows no product."""
     raise InvalidInput(
         f"{step.name}: a batch normalisation must follow one linear or convolution, which nothing "
@@ -67,7 +67,7 @@ def lower_normalize(lowering: Lowering, step: Step) -> None:
     )
 
 
-def lower_combine(lowering: Lowering, step: Step) -> None:
+def lower_combine(lowering: Lowering, step: TracedStep) -> None:
     """A sum, difference or product of two results."""
     a, b = (lowering.source(name) for name in step.inputs)
     out = lowering.range(step.name).bytes_buffer(step.name)
@@ -81,7 +81,7 @@ def lower_combine(lowering: Lowering, step: Step) -> None:
     lowering.operations.append(Combine((a.name, b.name), out.name, a, b, out, kind))
 
 
-def lower_same(lowering: Lowering, step: Step) -> None:
+def lower_same(lowering: Lowering, step: TracedStep) -> None:
     """The same numbers, perhaps under another shape: no operation."""
     into = lowering.buffers[step.inputs[0]]
     shape = lowering.range(step.name).shape
@@ -93,7 +93,7 @@ def lower_same(lowering: Lowering, step: Step) -> None:
     lowering.buffers[step.name] = replace(into, shape=shape)
 
 
-def lower_pool(lowering: Lowering, step: Step) -> None:
+def lower_pool(lowering: Lowering, step: TracedStep) -> None:
     """Largest value or mean of a window."""
     into, module = lowering.source(step.inputs[0]), step.module or nn.Identity()
     mean = step.kind != "max pool"
@@ -112,7 +112,7 @@ def lower_pool(lowering: Lowering, step: Step) -> None:
     )
 
 
-def lower_embedding(lowering: Lowering, step: Step) -> None:
+def lower_embedding(lowering: Lowering, step: TracedStep) -> None:
     """Rows of a table, in steps of one scale."""
     module = step.module
     weight = getattr(module, "weight", None)
@@ -130,7 +130,7 @@ def lower_embedding(lowering: Lowering, step: Step) -> None:
     )
 
 
-def lower_settle(lowering: Lowering, step: Step) -> None:
+def lower_settle(lowering: Lowering, step: TracedStep) -> None:
     """A loop over an 8-bit state; what does not depend on the state is computed before it."""
     module, graph = step.module, lowering.graph.inner[step.name]
     if not isinstance(module, Settling) or len(graph.inputs) != 2:
@@ -173,7 +173,7 @@ def _whole(module: nn.Module, into: Buffer) -> Window:
     return Window((channels, height, width), (height, width), (1, 1))
 
 
-Rule = Callable[[Lowering, Step], None]
+Rule = Callable[[Lowering, TracedStep], None]
 RULES: dict[str, Rule] = {
     "add": lower_combine,
     "clamp": lower_elementwise,

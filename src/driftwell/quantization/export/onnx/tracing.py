@@ -41,7 +41,7 @@ def traced(
     output_names: Sequence[str],
     fixed_batch: bool = False,
 ) -> Any:
-    """The graph as an `onnx_ir.Model`; inputs `WEIGHT`0, 1, .. stand for the packed weights.
+    """The graph as an `onnx_ir.Model`; its first inputs stand for the packed weights.
 
     Args:
         twin: the float copy.
