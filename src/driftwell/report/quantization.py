@@ -20,6 +20,8 @@ from driftwell.training.quantized_run import NOTED, PICTURES, QuantizedWeights, 
 
 WIDTHS = (8, 4, 3, 2)
 """Bits at which the quality of a run is measured for its page."""
+_SEEN = {"nlm": "the states its own chains visit", "ignn": "the whole graph"}
+_SHIPPED = {"nlm": "c", "deq": "c", "lpn": "onnx", "ignn": "safetensors"}
 
 
 def layer_table(layers: Sequence[dict[str, Any]]) -> Table:
@@ -144,10 +146,11 @@ def quantization_section(run: Any) -> QuantizationSection | None:
     plan, layers = noted["plan"], noted["layers"]
     activations = noted.get("activations", plan["activations"])
     before, after = (sum(layer[key] for layer in layers) for key in ("float_bytes", "nbytes"))
+    seen = _SEEN.get(run.config.model, f"{plan['samples']} training images")
     lead = (
         f"{plan['bits']} bits a weight in the format {plan['format']}, one scale per {plan['per']}"
         f"{' of ' + str(plan['group_size']) if plan['group_size'] else ''}, codes chosen by "
-        f"{plan['method']} on {plan['samples']} samples: {spaced(before)} bytes of weights became "
+        f"{plan['method']} on {seen}: {spaced(before)} bytes of weights became "
         f"{spaced(after)}, {before / after:.1f} times fewer. Products take "
         f"{'integers of 8 bits' if activations == 'int8' else 'float states'}."
     )
@@ -181,7 +184,8 @@ def quantize_commands(run: Any) -> list[tuple[str, str]]:
     words += [f"--group-size {plan['group_size']}"] if plan["group_size"] else []
     words += [f"--activations {plan['activations']}", f"--samples {plan['samples']}"]
     words += [f"--seed {plan['seed']}", f"--out {folder}"]
+    target = _SHIPPED[run.config.model]
     return [
         ("quantizes the run it was made of", " ".join(words)),
-        ("writes it as plain C", f"driftwell export {folder} --to c --out shipped"),
+        (f"ships it as {target}", f"driftwell export {folder} --to {target} --out shipped"),
     ]
