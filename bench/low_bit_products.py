@@ -218,6 +218,7 @@ def _goals(found: dict[tuple[int, int, int], dict[str, Timing]]) -> list[Goal]:
     )  # fmt: skip
     bounds = (
         ("1 row", 0, "8 bits, int8 x", FLOAT32, 6.0),
+        ("1 row", 0, "8 bits, float x", FLOAT32, 6.0),
         ("1 row", 0, "4 bits, int8 x", FLOAT32, 8.0),
         ("1 row", 0, "4 bits, int8 x", BFLOAT16, 4.0),
         ("1 row", 0, "4 bits, float x", FLOAT32, 8.0),
