@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from driftwell.core import atomic
 from driftwell.core.atomic import write_atomically
 from driftwell.core.errors import RunFolderError
-from driftwell.training import atomic
 from driftwell.training.checkpoint import latest_checkpoint, save_checkpoint
 from driftwell.training.portions import Portions
 

@@ -358,7 +358,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "says"), WRONG, ids=str)
+@pytest.mark.parametrize(("wrong", "says"), WRONG, ids=[says for _, says in WRONG])
 def test_wrong_inputs_are_one_sentence(wrong: dict[str, Any], says: str) -> None:
     given = {"model": mlp(depth=1), "calibration": Inputs([x])} | wrong
     with pytest.raises(InvalidInput, match=says):
