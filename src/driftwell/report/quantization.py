@@ -20,6 +20,7 @@ from driftwell.training.quantized_run import NOTED, PICTURES, QuantizedWeights, 
 
 WIDTHS = (8, 4, 3, 2)
 """Bits at which the quality of a run is measured for its page."""
+_HEADS = {"aai": "AAI", "e2": "E2", "psnr": "PSNR (dB)"}
 _SEEN = {"nlm": "the states its own chains visit", "ignn": "the whole graph"}
 _SHIPPED = {"nlm": "c", "deq": "c", "lpn": "onnx", "ignn": "safetensors"}
 
@@ -64,7 +65,7 @@ def score_table(scores: Sequence[dict[str, Any]]) -> Table:
         )
         for row in scores
     )
-    return Table("quality against bits", rows, ("bits", *names))
+    return Table("quality against bits", rows, ("bits", *(_HEADS.get(n, n) for n in names)))
 
 
 def _with_error(row: Mapping[str, Any], name: str) -> str:

@@ -102,6 +102,7 @@ def traced_generation(
         InvalidInput: fewer than one step or chain.
 
     Example:
+        >>> from driftwell.models.langevin import NeuralLangevinMachine
         >>> from driftwell.sampling import Langevin
         >>> machine = NeuralLangevinMachine(4, gain=0.5)
         >>> chains, trace = traced_generation(machine, Langevin(0.05), steps=200, samples=8, seed=0)
@@ -162,6 +163,7 @@ def followed_chain(
         InvalidInput: fewer than two steps, or no such neuron.
 
     Example:
+        >>> from driftwell.models.langevin import NeuralLangevinMachine
         >>> from driftwell.sampling import Langevin
         >>> machine = NeuralLangevinMachine(4, gain=0.5)
         >>> walk = followed_chain(machine, Langevin(0.05), steps=50, seed=0, chain=0, neuron=1)
