@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -407,3 +409,8 @@ def test_every_format_of_a_plan_is_one() -> None:
     assert QuantizationPlan(bits=2, format="ternary").to_format() == Ternary("channel")
     assert json.loads(json.dumps(PLAN.to_json())) == PLAN.to_json()
     assert QuantizationPlan(**PLAN.to_json()) == PLAN
+
+
+def test_training_a_machine_does_not_wait_for_the_quantization_to_be_imported() -> None:
+    code = "import sys, driftwell.cli.train; sys.exit('driftwell.quantization' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,6 @@ from driftwell.core.errors import InvalidInput, RunFolderError
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.config import RunConfig
 from driftwell.training.gradient_trainer import load_weights
-from driftwell.training.quantized_model import restored_model
 from driftwell.training.quantized_run import NOTED
 from driftwell.training.run_folder import RunFolder
 from driftwell.training.session import device_of
@@ -70,6 +69,8 @@ def load_model_run(
     try:
         model = build(folder.config, found)
         if NOTED in found.meta:
+            from driftwell.training.quantized_model import restored_model
+
             model = restored_model(model, found)
         else:
             load_weights(model, found.tensors)

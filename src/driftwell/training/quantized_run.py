@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ from torch import Tensor
 from driftwell.core.errors import InvalidInput, RunFolderError
 from driftwell.training.config import RunConfig
 from driftwell.training.folder_swap import partial_of, swap_in
-from driftwell.training.quantization_plan import QuantizationPlan
 from driftwell.training.run_folder import METRICS, RunFolder, check_free
+
+if TYPE_CHECKING:
+    from driftwell.training.quantization_plan import QuantizationPlan
 
 NOTED = "quantization"
 """Key under which a checkpoint's JSON says how its weights were quantized."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,17 @@ from driftwell.core.errors import InvalidInput, RunFolderError
 from driftwell.data import ImageSet, Transform
 from driftwell.models.langevin.generation import build_transform
 from driftwell.models.langevin.kinds import Machine, machine_from
+from driftwell.models.langevin.machine import StartedEnergy
 from driftwell.models.langevin.presets import Recipe
 from driftwell.models.langevin.trainer import Layout, label_code
-from driftwell.quantization.langevin import QuantizedLangevinMachine
 from driftwell.training.config import RunConfig
 from driftwell.training.kinds.nlm import TRANSFORM
-from driftwell.training.quantized_machine import QuantizedAny, restored_machine
 from driftwell.training.quantized_run import NOTED
 from driftwell.training.run_folder import RunFolder
 from driftwell.training.session import Trained, device_of, train_run
+
+if TYPE_CHECKING:
+    from driftwell.training.quantized_machine import QuantizedAny
 
 __all__ = ["Run", "Trained", "load_run", "train_run"]
 
@@ -63,9 +65,9 @@ class Run:
     quantized: QuantizedAny | None = None
 
     @property
-    def sampled(self) -> Machine | QuantizedLangevinMachine:
+    def sampled(self) -> Machine | StartedEnergy:
         """What chains run on: the machine, or where it is faster the quantized one."""
-        if isinstance(self.quantized, QuantizedLangevinMachine):
+        if isinstance(self.quantized, StartedEnergy):
             return self.quantized
         return self.machine
 
@@ -136,6 +138,8 @@ def load_run(path: Path, device: str | None = None) -> Run:
         transform = _refill(build_transform(folder.config.recipe, blank), found.tensors)
         quantized: QuantizedAny | None = None
         if NOTED in found.meta:
+            from driftwell.training.quantized_machine import restored_machine
+
             machine, quantized = restored_machine(folder.config.recipe, found)
             quantized.to(place)
         else:

@@ -17,7 +17,6 @@ from driftwell.core.world import World
 from driftwell.data import ImageSet
 from driftwell.models.equilibrium.classifier import ACTIVATIONS, DEQClassifier
 from driftwell.models.langevin.batches import Batches
-from driftwell.quantization.post_training import Inputs
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.gradient_trainer import GradientTrainer, decayed
 from driftwell.training.images import (
@@ -37,14 +36,13 @@ from driftwell.training.kinds.settings import (
     solver_of,
 )
 from driftwell.training.model_run import ModelRun, load_model_run
-from driftwell.training.quantization_plan import QuantizationPlan
-from driftwell.training.quantized_model import quantized_model, some
-from driftwell.training.quantized_run import QuantizedWeights
 from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
     from driftwell.training.exporting import ExportWish, Shipped
+    from driftwell.training.quantization_plan import QuantizationPlan
+    from driftwell.training.quantized_run import QuantizedWeights
 
 PORTION = 256
 """Images that calibrate in one solve."""
@@ -226,6 +224,9 @@ class DEQKind(Kind):
 
     def quantized(self, run: ModelRun, plan: QuantizationPlan) -> QuantizedWeights:
         """All three matrices, calibrated on the iterates of solves for training images."""
+        from driftwell.quantization.post_training import Inputs
+        from driftwell.training.quantized_model import quantized_model, some
+
         images = training_images(run.config)
         x = standardised(run, images)[some(plan.samples, len(images), plan.seed)]
         return quantized_model(run, Inputs(x.split(PORTION)), plan)

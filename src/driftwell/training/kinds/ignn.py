@@ -18,7 +18,6 @@ from driftwell.data.graphs import Graph
 from driftwell.data.planetoid import read_planetoid
 from driftwell.models.graph import IGNN, node_states
 from driftwell.models.graph.training import accuracy, dropped
-from driftwell.quantization.post_training import Inputs
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.gradient_trainer import GradientTrainer, decayed
 from driftwell.training.kinds.kind import Kind, Task
@@ -32,14 +31,13 @@ from driftwell.training.kinds.settings import (
     solver_of,
 )
 from driftwell.training.model_run import ModelRun, load_model_run
-from driftwell.training.quantization_plan import QuantizationPlan
-from driftwell.training.quantized_model import quantized_model
-from driftwell.training.quantized_run import QuantizedWeights
 from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
     from driftwell.training.exporting import ExportWish, Shipped
+    from driftwell.training.quantization_plan import QuantizationPlan
+    from driftwell.training.quantized_run import QuantizedWeights
 
 _FOLDER = "planetoid"
 
@@ -183,6 +181,9 @@ class GraphKind(Kind):
 
     def quantized(self, run: ModelRun, plan: QuantizationPlan) -> QuantizedWeights:
         """All matrices, calibrated on the iterates of the solve for the whole graph."""
+        from driftwell.quantization.post_training import Inputs
+        from driftwell.training.quantized_model import quantized_model
+
         return quantized_model(run, Inputs([graph_of(run.config)]), plan)
 
     def exported(self, run: ModelRun, wish: ExportWish) -> Shipped:

@@ -17,7 +17,6 @@ from driftwell.core.world import World
 from driftwell.data import read
 from driftwell.models.langevin.batches import Batches
 from driftwell.models.proximal import LPN, Stage, matching_schedule
-from driftwell.quantization.post_training import Inputs
 from driftwell.training.checkpoint import Checkpoint
 from driftwell.training.gradient_trainer import GradientTrainer
 from driftwell.training.images import describe, held_out_images, training_images
@@ -29,15 +28,14 @@ from driftwell.training.kinds.settings import (
     check_whole,
 )
 from driftwell.training.model_run import ModelRun, load_model_run
-from driftwell.training.quantization_plan import QuantizationPlan
-from driftwell.training.quantized_model import quantized_model, some
-from driftwell.training.quantized_run import QuantizedWeights
 from driftwell.training.session import device_of
 
 if TYPE_CHECKING:
     from driftwell.training.config import RunConfig
     from driftwell.training.exporting import ExportWish, Shipped
     from driftwell.training.generate import Wish
+    from driftwell.training.quantization_plan import QuantizationPlan
+    from driftwell.training.quantized_run import QuantizedWeights
 
 LAYERS = ("dense", "convolution")
 PORTION, MOST = 200, 1000
@@ -218,6 +216,9 @@ class ProximalKind(Kind):
 
     def quantized(self, run: ModelRun, plan: QuantizationPlan) -> QuantizedWeights:
         """All matrices, calibrated on noisy training images."""
+        from driftwell.quantization.post_training import Inputs
+        from driftwell.training.quantized_model import quantized_model, some
+
         images = training_images(run.config).images
         rows = some(plan.samples, len(images), plan.seed)
         _, noisy = _noisy(run, _network(run, run.model), images[rows], plan.seed)

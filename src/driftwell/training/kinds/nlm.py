@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from driftwell.core.errors import Diverged
 from driftwell.core.world import World
 from driftwell.data import Transform
-from driftwell.measures import aai, covariance_error
 from driftwell.models.langevin.generation import build_transform
 from driftwell.models.langevin.kinds import machine_from, make_trainer
 from driftwell.models.langevin.presets import PRESETS, Recipe
@@ -102,6 +101,7 @@ class LangevinKind(Kind):
 
     def scores(self, run: Run, weights: QuantizedWeights | None) -> dict[str, float]:
         """AAI and E2 of generated images against held-out ones, 0 and the data's own at best."""
+        from driftwell.measures import aai, covariance_error
         from driftwell.training.generate import Wish, generate_images
 
         held_out = held_out_images(run.config).flat()
